@@ -1,0 +1,42 @@
+# tlaw: `make demo`, `make test`; then `make`, `make install`, `make installcheck` as for any extension.
+EXTENSION = tlaw
+VERSION = 0.1.0
+
+PG_CONFIG ?= pg_config
+with_llvm = no
+NO_INSTALLCHECK = 1
+
+MODULE_big = tlaw
+SHARED_SRCS = kernels/engine/wire.c kernels/engine/spec.c $(wildcard kernels/stats/*.c)
+OBJS = $(patsubst %.c,%.o,$(wildcard extension/*.c) $(SHARED_SRCS))
+PG_CPPFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
+
+# One fragment a noun, in the order in which they depend on each other.
+SQL_PARTS = schema corpus study run worker checkpoint model dimension law plot
+SQL_FILES = $(wildcard $(SQL_PARTS:%=extension/%.sql))
+DATA_built = tlaw--$(VERSION).sql
+SCRIPTS_built =
+EXTRA_CLEAN = build tlaw_engine tlaw--$(VERSION).sql
+
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifneq ($(PGXS),)
+include $(PGXS)
+endif
+
+tlaw--$(VERSION).sql: $(SQL_FILES) Makefile
+	{ echo '\echo Use "CREATE EXTENSION tlaw" to load this file. \quit'; cat $(SQL_FILES); } > $@
+
+# ---- the engine: no PostgreSQL in it ----
+include kernels/kernels.mk
+
+all: tlaw_engine
+install: install-engine
+install-engine: tlaw_engine
+	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)'
+	$(INSTALL_PROGRAM) tlaw_engine '$(DESTDIR)$(pkglibdir)/tlaw_engine'
+uninstall: uninstall-engine
+uninstall-engine:
+	rm -f '$(DESTDIR)$(pkglibdir)/tlaw_engine'
+.PHONY: install-engine uninstall-engine
+
+include regress/regress.mk

@@ -1,0 +1,50 @@
+/*
+ * One engine, from fork to reaping: what a worker and a backend use alike.
+ *
+ * The engine is killed and waited for when the owning resource goes: engine_stop, an error or the end of the
+ * transaction (backends), exit of the process (before_shmem_exit).  All waits are WaitLatch with
+ * CHECK_FOR_INTERRUPTS.
+ */
+#ifndef TLAW_ENGINE_CLIENT_H
+#define TLAW_ENGINE_CLIENT_H
+
+#include "tlaw.h"
+
+struct engine;
+
+/*
+ * Starts tlaw_engine with descriptors tokens_fd and spool_fd (-1: none) as TLAW_FD_TOKENS and TLAW_FD_SPOOL.
+ * memory_limit: bytes (0: none).  Allocated in TopMemoryContext.
+ */
+extern struct engine *engine_start(int tokens_fd, int spool_fd, int64 memory_limit);
+extern void engine_stop(struct engine *engine); /* kill, reap, free; safe on NULL */
+extern pid_t engine_pid(const struct engine *engine);
+
+/* Sends one message; blocks (interruptibly) until the socket took it. Incoming messages meanwhile are kept. */
+extern void engine_send(struct engine *engine, enum tlaw_message type, const void *message);
+/* Streams bytes as CHUNK frames. */
+extern void engine_send_chunks(struct engine *engine, const void *data, size_t size);
+
+/*
+ * Waits for the next message at most timeout_ms (-1: for ever).  Returns its type, TLAW_NO_MESSAGE on time-out or
+ * a set latch.  *message points to a decoded struct valid until the next call.  An engine that died or sent
+ * something malformed is an ERROR with its reason (engine_death) unless `died` is given: then *died is set and
+ * TLAW_NO_MESSAGE returned.  A TLAW_ERROR message is returned like any other.
+ */
+extern enum tlaw_message engine_receive(struct engine *engine, int timeout_ms, const void **message, bool *died);
+/* The same, but raises a TLAW_ERROR message as an ERROR and insists on a message of the given type, passing PROGRESS
+ * to progress (may be NULL). */
+extern const void *engine_expect(struct engine *engine, enum tlaw_message type,
+                                 void (*progress)(const struct tlaw_progress_message *));
+/* Why it died: exit code or signal, and its last words on stderr; palloc'd. */
+extern char *engine_death(struct engine *engine);
+
+/*
+ * The token file of a corpus, from the cache under base/pgsql_tmp/pgsql_tmp_tlaw/, rebuilt from tlaw_corpus_shard when
+ * it is missing (corpus.c).  Returns an open read-only descriptor that the caller closes.
+ */
+extern int corpus_token_file(const char *corpus);
+/* A fresh temporary file there, already unlinked (corpus.c). */
+extern int tlaw_temporary_file(void);
+
+#endif

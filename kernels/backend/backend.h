@@ -1,0 +1,108 @@
+/*
+ * The table of operations that a device must fill, and nothing else: models are sequences of these.
+ *
+ * Shapes: B sequences of T tokens, rows = B * T, C = d_model, H heads of C / H, V = vocab_size; row-major.
+ * Two kinds of array: `real` (parameters, gradients, residual stream, statistics; float, or double in the test
+ * build with -DTLAW_DOUBLE) and `act` (what only matrix products and attention read; its element is the
+ * backend's choice, act_size bytes, so that a bf16 backend keeps it in bf16).  All pointers come from alloc and
+ * may be device memory: only upload and download cross over.
+ * Invariants: gradients of parameters are accumulated (+=), every other output is overwritten; results do not
+ * depend on the number of threads; the same call gives the same bits.
+ */
+#ifndef TLAW_BACKEND_H
+#define TLAW_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef TLAW_DOUBLE
+typedef double real;
+#else
+typedef float real;
+#endif
+typedef void act;
+
+struct backend;
+struct device; /* an opened backend: its threads, scratch, streams */
+
+struct backend {
+    const char *name;      /* "reference", "avx512", "avx2", "portable", "cuda" */
+    const char *precision; /* "float32" or "bf16" */
+    size_t act_size;       /* bytes of one act element */
+
+    /* NULL and a message when the device cannot be had. */
+    struct device *(*open)(int threads, char *message, size_t message_size);
+    void (*close)(struct device *);
+    void (*set_threads)(struct device *, int threads);
+
+    void *(*alloc)(struct device *, size_t bytes); /* 64-byte aligned, zeroed; NULL when it does not fit */
+    void (*free)(struct device *, void *);
+    void (*upload)(struct device *, void *to, const void *from, size_t bytes);
+    void (*download)(struct device *, void *to, const void *from, size_t bytes);
+    void (*zero)(struct device *, void *, size_t bytes);
+    void (*act_to_real)(struct device *, real *out, const act *in, size_t n);
+
+    /* x[rows,C] = wte[tokens] + wpe[position]; position of row r is r mod T */
+    void (*embedding_forward)(struct device *, real *x, const int32_t *tokens, const real *wte, const real *wpe,
+                              int B, int T, int C);
+    /* dwte, dwpe += dx */
+    void (*embedding_backward)(struct device *, real *dwte, real *dwpe, const real *dx, const int32_t *tokens,
+                               int B, int T, int C, int V);
+
+    /* x (+= branch when not NULL, in place); y = (x - mean) rstd gamma + beta; beta may be NULL; eps 1e-5 */
+    void (*layernorm_forward)(struct device *, act *y, real *mean, real *rstd, real *x, const real *branch,
+                              const real *gamma, const real *beta, int rows, int C);
+    /* dx += d(layernorm)/dx dy; dgamma, dbeta +=; dy is real */
+    void (*layernorm_backward)(struct device *, real *dx, real *dgamma, real *dbeta, const real *dy,
+                               const real *x, const real *mean, const real *rstd, const real *gamma, int rows,
+                               int C);
+
+    /*
+     * y[rows,N] = x[rows,K] w[K,N] + bias.  Exactly one of y_act, y_real is given.  With pre (act) given, pre
+     * keeps the sum and y_act = gelu(pre), GPT-2's tanh form.
+     */
+    void (*linear_forward)(struct device *, act *y_act, real *y_real, act *pre, const act *x, const real *w,
+                           const real *bias, int rows, int K, int N);
+    /*
+     * dw += x^T dy; dbias += column sums of dy (NULL: none).  dx = dy w^T, times gelu'(pre) when pre is given.
+     * dy comes as act or as real; dx goes to dx_act or dx_real (both NULL: not wanted).
+     */
+    void (*linear_backward)(struct device *, act *dx_act, real *dx_real, real *dw, real *dbias,
+                            const act *dy_act, const real *dy_real, const act *pre, const act *x, const real *w,
+                            int rows, int K, int N);
+
+    /* causal softmax attention, scale 1/sqrt(C/H).  qkv[rows,3C] = q | k | v; y[rows,C]; lse[B,H,T] */
+    void (*attention_forward)(struct device *, act *y, real *lse, const act *qkv, int B, int T, int C, int H);
+    void (*attention_backward)(struct device *, act *dqkv, const act *dy, const act *y, const real *lse,
+                               const act *qkv, int B, int T, int C, int H);
+    /* one new position of one sequence: appends k, v of qkv[3C] to caches [T,C] at `position`, y[C] */
+    void (*attention_decode)(struct device *, act *y, act *k_cache, act *v_cache, const act *qkv, int position,
+                             int C, int H);
+
+    /*
+     * losses[rows] = -log softmax(x wte^T)[target]; a target of -1 counts nothing.  With dx given also
+     * dx[rows,C] and dwte += of scale * sum(losses).  Never needs more than a bounded block of logits.
+     */
+    void (*cross_entropy)(struct device *, real *losses, real *dx, real *dwte, const act *x, const real *wte,
+                          const int32_t *targets, double scale, int rows, int C, int V);
+    /* logits[rows,V] = x wte^T */
+    void (*logits)(struct device *, real *logits, const act *x, const real *wte, int rows, int C, int V);
+
+    /* sum of squares over n elements, accumulated in double in a fixed order */
+    double (*sum_squares)(struct device *, const real *x, size_t n);
+    /*
+     * AdamW (Loshchilov & Hutter 2019) over n elements, step counted from 1; g is multiplied by grad_scale:
+     * m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr (m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps) + decay p)
+     */
+    void (*adamw)(struct device *, real *p, const real *g, real *m, real *v, size_t n, int64_t step, double lr,
+                  double beta1, double beta2, double eps, double decay, double grad_scale);
+};
+
+/* The backend for a specification's device, isa and precision; NULL and a message when this machine has none. */
+const struct backend *backend_find(const char *device, const char *isa, const char *precision, char *message,
+                                   size_t message_size);
+/* The best instruction set that this machine runs: what isa = "" resolves to on the CPU. */
+const char *backend_cpu_isa(void);
+
+#endif

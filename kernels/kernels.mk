@@ -1,0 +1,41 @@
+# The engine and its library.  Objects go to build/; kernels/backend/cpu/isa_*.c are compiled once an instruction set.
+KERNEL_CFLAGS ?= -O3 -g
+KERNEL_FLAGS = -std=gnu11 -Wall -Wextra -D_GNU_SOURCE -fPIC -fvisibility=hidden -fno-math-errno -MMD -MP
+
+ENGINE_SRCS = $(wildcard kernels/engine/*.c)
+KERNEL_SRCS = $(wildcard kernels/text/*.c kernels/model/*.c kernels/stats/*.c kernels/backend/*.c) \
+              $(filter-out kernels/backend/cpu/isa_%.c,$(wildcard kernels/backend/cpu/*.c)) \
+              $(filter-out kernels/engine/main.c,$(ENGINE_SRCS))
+ISA_SRCS = $(wildcard kernels/backend/cpu/isa_*.c)
+
+ifeq ($(shell uname -m),x86_64)
+ISAS = portable avx2 avx512
+else
+ISAS = portable
+endif
+ISA_FLAGS_portable =
+ISA_FLAGS_avx2 = -mavx2 -mfma -mf16c
+ISA_FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
+
+KERNEL_OBJS = $(KERNEL_SRCS:%.c=build/%.o) $(foreach isa,$(ISAS),$(ISA_SRCS:%.c=build/%.$(isa).o))
+
+define isa_rule
+build/%.$(1).o: %.c
+	@mkdir -p $$(@D)
+	$$(CC) $$(KERNEL_CFLAGS) $$(KERNEL_FLAGS) -DISA=$(1) $$(ISA_FLAGS_$(1)) -c $$< -o $$@
+endef
+$(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
+
+build/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -c $< -o $@
+
+build/libkernels.a: $(KERNEL_OBJS)
+	rm -f $@; $(AR) rcs $@ $^
+
+KERNEL_LIBS = -lpcre2-8 -lcrypto -lpthread -lm
+
+tlaw_engine: build/kernels/engine/main.o build/libkernels.a
+	$(CC) $(KERNEL_CFLAGS) -o $@ $^ $(KERNEL_LIBS)
+
+-include $(shell find build -name '*.d' 2>/dev/null)

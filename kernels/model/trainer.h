@@ -1,0 +1,67 @@
+/*
+ * A training run as a pure function of (corpus, specification): batches, schedule, steps, evaluation, state.
+ * The engine drives it and ships what it returns; it does no input or output of its own.
+ */
+#ifndef TLAW_TRAINER_H
+#define TLAW_TRAINER_H
+
+#include "model.h"
+#include "../text/corpus_file.h"
+
+struct trainer;
+
+struct step_result {
+    double loss;      /* mean over the batch, nats per token */
+    double grad_norm; /* before clipping */
+    double learning_rate;
+    bool diverged;    /* loss or norm is not finite */
+};
+
+struct document_loss { /* the wire's DOCUMENT_LOSSES record */
+    int64_t document, tokens, bytes;
+    double loss_sum;
+};
+
+struct evaluation {
+    double loss, loss_se; /* nats per token; standard error over documents (ratio estimator) */
+    double bits_per_byte, bits_per_byte_se;
+    int64_t tokens, bytes, documents;
+};
+
+struct trainer *trainer_create(const struct tlaw_spec *spec, const struct corpus *corpus,
+                               const struct backend *backend, struct device *device, char *message,
+                               size_t message_size);
+void trainer_free(struct trainer *);
+struct model *trainer_model(struct trainer *);
+int64_t trainer_step_number(const struct trainer *); /* steps done */
+void trainer_subset(const struct trainer *, int64_t *bytes, int64_t *documents);
+struct step_result trainer_step(struct trainer *);
+/* Whether the specification evaluates after `step` steps (0 and the last always). */
+bool trainer_evaluates(const struct tlaw_spec *spec, int64_t step);
+double trainer_learning_rate(const struct tlaw_spec *spec, int64_t step);
+
+/*
+ * Mean validation loss over the fixed windows; keeps a copy of the weights when it is the lowest so far.
+ * poll(arg) is called between batches; non-zero stops the evaluation (the result is then NaN).
+ */
+double trainer_validate(struct trainer *, int (*poll)(void *), void *arg);
+int64_t trainer_best_step(const struct trainer *);
+void trainer_use_best(struct trainer *); /* puts the kept weights into the model */
+
+/*
+ * Scores documents in fixed windows of context_length over their concatenation, starting after an end-of-text.
+ * records[documents] is filled.  Works on any model; used for validation, test and foreign text.
+ */
+int evaluate_documents(struct model *model, const struct tlaw_spec *spec, int batch, const uint16_t *tokens,
+                       const struct corpus_document *documents, int64_t count, int32_t end_of_text,
+                       struct document_loss *records, struct evaluation *out, int (*poll)(void *), void *arg);
+
+/* The whole state (weights, moments, kept weights, step) as one malloc'd block, and back. Bits are preserved. */
+void *trainer_save(struct trainer *, size_t *size);
+int trainer_load(struct trainer *, const void *state, size_t size, char *message, size_t message_size);
+
+/* The model's weights as a safetensors file (GPT-2's names; absent biases as zeros), and back. */
+void *model_export(struct model *, size_t *size);
+int model_import(struct model *, const void *file, size_t size, char *message, size_t message_size);
+
+#endif
