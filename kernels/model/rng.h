@@ -17,7 +17,7 @@ enum rng_purpose {
     RNG_TOKENIZER  /* documents a tokenizer is trained on */
 };
 
-/* 128 random bits of (seed, purpose, counter). */
+/* 128 random bits of (seed, purpose, counter); counter_high is below 2^56. */
 void rng_block(uint64_t seed, enum rng_purpose purpose, uint64_t counter_low, uint64_t counter_high,
                uint32_t out[4]);
 /* Uniform in [0, n), without modulo bias worth the name (64 x 64 -> 128 multiply). */
