@@ -1,0 +1,315 @@
+#include "spec.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_TOKENS 1000000000000.0
+
+static int refuse(char *message, size_t size, const char *name, double value, const char *accepted)
+{
+    snprintf(message, size, "%s = %.15g is not accepted: %s", name, value, accepted);
+    return -1;
+}
+
+static bool unset(double value)
+{
+    return value == TLAW_UNSET;
+}
+
+static int64_t at_least(double value, int64_t low)
+{
+    return value < (double) low ? low : (int64_t) value;
+}
+
+/* ---- what follows from the shape ---- */
+
+int64_t tlaw_spec_params_non_embedding(const struct tlaw_spec *s)
+{
+    int64_t C = s->d_model;
+    int64_t matrices = 12 * C * C;
+    int64_t vectors =
+        2 * C + (s->bias ? 2 * C + 9 * C : 0); /* two norms; their and the four layers' biases */
+
+    return s->n_layer * (matrices + vectors) + C + (s->bias ? C : 0);
+}
+
+int64_t tlaw_spec_params(const struct tlaw_spec *s)
+{
+    return tlaw_spec_params_non_embedding(s) + (s->vocab_size + s->context_length) * s->d_model;
+}
+
+double tlaw_spec_flops_per_token(const struct tlaw_spec *s)
+{
+    double L = s->n_layer, C = s->d_model, V = s->vocab_size, T = s->context_length;
+
+    return 6 * (12 * L * C * C + V * C) + 6 * L * C * T;
+}
+
+double tlaw_spec_flops(const struct tlaw_spec *s)
+{
+    return tlaw_spec_flops_per_token(s) * (double) s->steps * (double) s->batch_size *
+           (double) s->context_length;
+}
+
+/*
+ * Weights, gradients, two moments and the best weights; the state once more, twice, while a checkpoint is
+ * made and sent; activations: 20 arrays of C a layer and token, and for the backward pass 12 more in all; a
+ * bounded block of logits; the training subset; 64 MiB for the program itself.
+ */
+int64_t tlaw_spec_memory(const struct tlaw_spec *s)
+{
+    int64_t rows = s->micro_batch * s->context_length;
+    int64_t weights = 5 * 4 * tlaw_spec_params(s);
+    int64_t state = 2 * 4 * 4 * tlaw_spec_params(s);
+    int64_t activations = 4 * rows * s->d_model * (20 * s->n_layer + 12);
+    int64_t logits = 4 * (rows < 1024 ? rows : 1024) * s->vocab_size;
+
+    return weights + state + activations + logits + 2 * s->train_tokens + ((int64_t) 64 << 20);
+}
+
+/* ---- checks ---- */
+
+struct range {
+    const char *name;
+    size_t offset;
+    double low, high;
+    const char *accepted;
+};
+
+#define INTEGER(field, low, high, accepted)                                                                  \
+    {                                                                                                        \
+#field, offsetof(struct tlaw_spec, field), low, high, accepted                                       \
+    }
+
+static const struct range integer_ranges[] = {
+    INTEGER(n_layer, 1, 1000, "a whole number from 1 to 1000"),
+    INTEGER(n_head, 1, 1024, "a whole number from 1 to 1024"),
+    INTEGER(d_model, 1, 65536, "a whole number from 1 to 65536"),
+    INTEGER(context_length, 2, 65536, "a whole number from 2 to 65536"),
+    INTEGER(vocab_size, 2, 65536, "a whole number from 2 to 65536"),
+    INTEGER(bias, 0, 1, "0 or 1"),
+    INTEGER(train_tokens, 1, MAX_TOKENS, "a whole number from context_length + 1 to 1e12"),
+    INTEGER(subset_seed, 0, 9007199254740992.0, "a whole number from 0 to 2^53"),
+    INTEGER(seed, 0, 9007199254740992.0, "a whole number from 0 to 2^53"),
+    INTEGER(steps, 1, 1e9, "a whole number from 1 to 1e9"),
+    INTEGER(batch_size, 1, 65536, "a whole number from 1 to 65536"),
+    INTEGER(micro_batch, 1, 65536, "a whole number from 1 to batch_size"),
+    INTEGER(warmup_steps, 0, 1e9, "a whole number from 0 to steps"),
+    INTEGER(cooldown_steps, 0, 1e9, "a whole number from 0 to steps - warmup_steps"),
+    INTEGER(eval_interval, 0, 1e9,
+            "a whole number from 1 to steps, or 0 for steps evenly spaced in log(step)"),
+    INTEGER(eval_points, 1, 100000, "a whole number from 1 to 100000"),
+    INTEGER(eval_tokens, 1, MAX_TOKENS, "a whole number from 1 to the corpus's validation tokens"),
+};
+
+#define NUMBER(field, low, high, accepted)                                                                   \
+    {                                                                                                        \
+#field, offsetof(struct tlaw_spec, field), low, high, accepted                                       \
+    }
+
+static const struct range number_ranges[] = {
+    NUMBER(learning_rate, 1e-12, 100, "a number from 1e-12 to 100"),
+    NUMBER(min_learning_rate, 0, 100, "a number from 0 to learning_rate"),
+    NUMBER(weight_decay, 0, 100, "a number from 0 to 100"),
+    NUMBER(beta1, 0, 0.999999, "a number from 0 to 0.999999"),
+    NUMBER(beta2, 0, 0.999999999, "a number from 0 to 0.999999999"),
+    NUMBER(grad_clip, 0, 1e12, "a number from 0 (no clipping) to 1e12"),
+};
+
+static int check_ranges(const struct tlaw_spec *s, char *message, size_t size)
+{
+    for (size_t i = 0; i < sizeof integer_ranges / sizeof *integer_ranges; i++) {
+        const struct range *r = &integer_ranges[i];
+        int64_t value = *(const int64_t *) ((const char *) s + r->offset);
+
+        if ((double) value < r->low || (double) value > r->high)
+            return refuse(message, size, r->name, (double) value, r->accepted);
+    }
+    for (size_t i = 0; i < sizeof number_ranges / sizeof *number_ranges; i++) {
+        const struct range *r = &number_ranges[i];
+        double value = *(const double *) ((const char *) s + r->offset);
+
+        if (!(value >= r->low && value <= r->high))
+            return refuse(message, size, r->name, value, r->accepted);
+    }
+    return 0;
+}
+
+static int check_word(const char *name, const char *value, const char *const *words, char *message,
+                      size_t size)
+{
+    char list[256] = "";
+
+    for (int i = 0; words[i]; i++) {
+        if (strcmp(value, words[i]) == 0)
+            return 0;
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", words[i]);
+    }
+    snprintf(message, size, "%s = \"%.40s\" is not accepted: one of %s", name, value, list);
+    return -1;
+}
+
+static int check_words(const struct tlaw_spec *s, char *message, size_t size)
+{
+    static const char *const archs[] = {"gpt2", NULL};
+    static const char *const schedules[] = {"cosine", "constant", NULL};
+    static const char *const checkpoints[] = {"best", "none", NULL};
+    static const char *const precisions[] = {"float32", "bf16", NULL};
+
+    if (check_word("arch", s->arch, archs, message, size) ||
+        check_word("schedule", s->schedule, schedules, message, size) ||
+        check_word("checkpoint", s->checkpoint, checkpoints, message, size) ||
+        check_word("precision", s->precision, precisions, message, size))
+        return -1;
+    return 0;
+}
+
+/* What one field alone cannot tell. */
+static int check_together(const struct tlaw_spec *s, int64_t train_available, int64_t val_available,
+                          char *message, size_t size)
+{
+    char accepted[160];
+
+    if (s->d_model % s->n_head != 0) {
+        snprintf(accepted, sizeof accepted, "a divisor of d_model = %lld", (long long) s->d_model);
+        return refuse(message, size, "n_head", (double) s->n_head, accepted);
+    }
+    if (s->train_tokens < s->context_length + 1 || s->train_tokens > train_available) {
+        snprintf(accepted, sizeof accepted,
+                 "a whole number from context_length + 1 = %lld to the corpus's %lld training tokens",
+                 (long long) s->context_length + 1, (long long) train_available);
+        return refuse(message, size, "train_tokens", (double) s->train_tokens, accepted);
+    }
+    if (s->eval_tokens > val_available) {
+        snprintf(accepted, sizeof accepted, "a whole number from 1 to the corpus's %lld validation tokens",
+                 (long long) val_available);
+        return refuse(message, size, "eval_tokens", (double) s->eval_tokens, accepted);
+    }
+    if (s->min_learning_rate > s->learning_rate)
+        return refuse(message, size, "min_learning_rate", s->min_learning_rate,
+                      "a number from 0 to learning_rate");
+    if (s->micro_batch > s->batch_size || s->batch_size % s->micro_batch != 0)
+        return refuse(message, size, "micro_batch", (double) s->micro_batch, "a divisor of batch_size");
+    if (s->warmup_steps > s->steps)
+        return refuse(message, size, "warmup_steps", (double) s->warmup_steps,
+                      "a whole number from 0 to steps");
+    if (s->cooldown_steps > s->steps - s->warmup_steps)
+        return refuse(message, size, "cooldown_steps", (double) s->cooldown_steps,
+                      "a whole number from 0 to steps - warmup_steps");
+    if (s->eval_interval > s->steps)
+        return refuse(message, size, "eval_interval", (double) s->eval_interval,
+                      "a whole number from 1 to steps");
+    return 0;
+}
+
+/* ---- the rule ---- */
+
+static void default_word(char *field, const char *word)
+{
+    if (!field[0])
+        snprintf(field, TLAW_NAME_SIZE, "%s", word);
+}
+
+static void default_integer(int64_t *field, int64_t value)
+{
+    if (unset((double) *field))
+        *field = value;
+}
+
+static void default_number(double *field, double value)
+{
+    if (unset(*field))
+        *field = value;
+}
+
+/* Heads of 32, where d_model allows it; else the largest number of heads that gives at least 16 and divides.
+ */
+static int64_t default_heads(int64_t d_model)
+{
+    if (d_model > 0 && d_model % 32 == 0)
+        return d_model / 32;
+    for (int64_t heads = d_model / 16; heads > 1; heads--)
+        if (d_model % heads == 0)
+            return heads;
+    return 1;
+}
+
+/* The largest divisor of batch_size whose activations stay below 1 GiB. */
+static int64_t default_micro_batch(const struct tlaw_spec *s)
+{
+    double row = 4.0 * (double) s->context_length * (double) s->d_model * (double) (20 * s->n_layer + 12);
+
+    for (int64_t micro = s->batch_size; micro > 1; micro--)
+        if (s->batch_size % micro == 0 && row * (double) micro <= (double) (1 << 30))
+            return micro;
+    return 1;
+}
+
+static void resolve_shape(struct tlaw_spec *s, int64_t train_available)
+{
+    default_word(s->arch, "gpt2");
+    default_integer(&s->n_layer, 4);
+    default_integer(&s->d_model, 128);
+    default_integer(&s->n_head, default_heads(s->d_model));
+    default_integer(&s->context_length, 128);
+    default_integer(&s->bias, 0);
+    default_integer(&s->train_tokens, train_available);
+    default_integer(&s->subset_seed, 0);
+    default_integer(&s->seed, 0);
+}
+
+/*
+ * Batch, steps, learning rate and decay by the rule that README.md states under "Defaults": found by a search
+ * over learning rate, steps and decay at five sizes (regress/bench/search.c).
+ */
+static void resolve_training(struct tlaw_spec *s)
+{
+    double n_params = (double) tlaw_spec_params_non_embedding(s), D = (double) s->train_tokens;
+    double T = (double) s->context_length, seen;
+
+    default_integer(&s->batch_size, at_least(2048 / T, 1));
+    seen = fmax(D, fmin(16 * D, 10 * n_params));
+    default_integer(&s->steps, at_least(ceil(seen / ((double) s->batch_size * T)), 50));
+    default_number(&s->learning_rate, fmin(0.01, 0.3 / sqrt(n_params / 3 + 100)));
+    default_number(&s->min_learning_rate, s->learning_rate / 10);
+    default_integer(&s->warmup_steps, s->steps < 20 ? s->steps / 2 : at_least((double) s->steps * 0.05, 10));
+    default_word(s->schedule, "cosine");
+    default_integer(&s->cooldown_steps,
+                    strcmp(s->schedule, "constant") == 0 ? (s->steps - s->warmup_steps) / 5 : 0);
+    default_number(&s->weight_decay, 0.1);
+    default_number(&s->beta1, 0.9);
+    default_number(&s->beta2, 0.95);
+    default_number(&s->grad_clip, 1);
+    default_integer(&s->micro_batch, default_micro_batch(s));
+}
+
+static void resolve_evaluation(struct tlaw_spec *s, int64_t val_available)
+{
+    /* scoring takes a third of a training step's work a token: keep all evaluations near a tenth of the run
+     */
+    double seen = (double) s->steps * (double) s->batch_size * (double) s->context_length;
+
+    default_integer(&s->eval_interval, 0);
+    default_integer(&s->eval_points, 20);
+    default_integer(&s->eval_tokens, at_least(fmin((double) val_available, fmax(32768, 0.3 * seen / 20)), 1));
+    default_word(s->checkpoint, "best");
+    default_word(s->device, "cpu");
+    default_word(s->precision, "float32");
+}
+
+int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t val_available, char *message,
+                      size_t message_size)
+{
+    resolve_shape(spec, train_available);
+    /* the rule divides by these */
+    if (spec->context_length < 2)
+        return refuse(message, message_size, "context_length", (double) spec->context_length,
+                      "a whole number from 2 to 65536");
+    resolve_training(spec);
+    resolve_evaluation(spec, val_available);
+    if (check_words(spec, message, message_size) || check_ranges(spec, message, message_size))
+        return -1;
+    return check_together(spec, train_available, val_available, message, message_size);
+}
