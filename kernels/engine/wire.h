@@ -138,6 +138,12 @@ struct tlaw_blob {
     };
 TLAW_WIRE_MESSAGES(TLAW_WIRE_STRUCT)
 
+/* Room for any decoded message. */
+#define TLAW_WIRE_MEMBER(NAME, name) struct tlaw_##name##_message name;
+union tlaw_any_message {
+    TLAW_WIRE_MESSAGES(TLAW_WIRE_MEMBER)
+};
+
 /* Bytes of a frame's header. */
 #define TLAW_WIRE_HEADER 16
 
