@@ -1,4 +1,9 @@
-# Everything that checks.  Kernel tests: regress/kernels/test_*.c, each a program that prints TAP.
+# Everything that checks and everything that shows.
+PACKAGES_BUILD = postgresql-15 postgresql-server-dev-15 libpcre2-dev libssl-dev
+PACKAGES_TEST = $(PACKAGES_BUILD) postgresql-15-pgtap perl python3 xz-utils
+PACKAGES_DEMO = $(PACKAGES_BUILD) perl postgresql-doc-15
+
+# Kernel tests: regress/kernels/test_*.c, each a program that prints TAP.
 KERNEL_TESTS = $(patsubst regress/kernels/%.c,build/regress/%,$(wildcard regress/kernels/test_*.c))
 
 build/regress/%: regress/kernels/%.c build/libkernels.a
@@ -6,4 +11,29 @@ build/regress/%: regress/kernels/%.c build/libkernels.a
 	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -Iregress/kernels -o $@ $< build/libkernels.a $(KERNEL_LIBS)
 
 kernel-tests: $(KERNEL_TESTS)
-.PHONY: kernel-tests
+
+# make test [TESTS="name ..."]: packages, build, a throw-away server, everything that checks.
+test:
+	@regress/packages.sh $(PACKAGES_TEST)
+	@$(MAKE) -s --no-print-directory -j$$(nproc) all kernel-tests
+	@regress/server.sh regress/run_tests.pl $(TESTS)
+
+# make demo [TEXT=file] [KEEP=1]: a data-scaling study of real text.
+demo:
+	@regress/packages.sh $(PACKAGES_DEMO)
+	@$(MAKE) -s --no-print-directory -j$$(nproc) all
+	@regress/demo.sh $(if $(KEEP),--keep) $(TEXT)
+
+# Against a running server where `make install` was done.
+REGRESS = $(patsubst sql/%.sql,%,$(wildcard sql/*.sql))
+installcheck:
+	$(pg_regress_installcheck) $(REGRESS_OPTS) $(REGRESS)
+
+C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] regress/*/*.[ch])
+format:
+	clang-format -i $(C_FILES)
+
+lint: all kernel-tests
+	regress/lint.sh $(C_FILES)
+
+.PHONY: kernel-tests test demo installcheck format lint
