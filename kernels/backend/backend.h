@@ -4,10 +4,11 @@
  * Shapes: B sequences of T tokens, rows = B * T, C = d_model, H heads of C / H, V = vocab_size; row-major.
  * Two kinds of array: `real` (parameters, gradients, residual stream, statistics; float, or double in the test
  * build with -DTLAW_DOUBLE) and `act` (what only matrix products and attention read; its element is the
- * backend's choice, act_size bytes, so that a bf16 backend keeps it in bf16).  All pointers come from alloc and
- * may be device memory: only upload and download cross over.
- * Invariants: gradients of parameters are accumulated (+=), every other output is overwritten; results do not
- * depend on the number of threads; the same call gives the same bits.
+ * backend's choice, act_size bytes, so that a bf16 backend keeps it in bf16).  All pointers come from alloc, or
+ * point into such a block at any whole element, and may be device memory: only upload and download cross over.
+ * Invariants: gradients of parameters are accumulated (+=), every other output is overwritten unless said; inputs
+ * and outputs of a call do not overlap; results do not depend on the number of threads; the same call gives the
+ * same bits.
  */
 #ifndef TLAW_BACKEND_H
 #define TLAW_BACKEND_H
@@ -50,10 +51,13 @@ struct backend {
     void (*embedding_backward)(struct device *, real *dwte, real *dwpe, const real *dx, const int32_t *tokens,
                                int B, int T, int C, int V);
 
-    /* x (+= branch when not NULL, in place); y = (x - mean) rstd gamma + beta; beta may be NULL; eps 1e-5 */
+    /*
+     * x (+= branch when not NULL, in place; branch is only read); y = (x - mean) rstd gamma + beta; beta may be
+     * NULL; eps 1e-5
+     */
     void (*layernorm_forward)(struct device *, act *y, real *mean, real *rstd, real *x, const real *branch,
                               const real *gamma, const real *beta, int rows, int C);
-    /* dx += d(layernorm)/dx dy; dgamma, dbeta +=; dy is real */
+    /* dx += d(layernorm)/dx dy; dgamma, dbeta += (dbeta NULL: none); dy is real; x as layernorm_forward left it */
     void (*layernorm_backward)(struct device *, real *dx, real *dgamma, real *dbeta, const real *dy,
                                const real *x, const real *mean, const real *rstd, const real *gamma, int rows,
                                int C);
@@ -81,8 +85,9 @@ struct backend {
                              int C, int H);
 
     /*
-     * losses[rows] = -log softmax(x wte^T)[target]; a target of -1 counts nothing.  With dx given also
-     * dx[rows,C] and dwte += of scale * sum(losses).  Never needs more than a bounded block of logits.
+     * losses[rows] = -log softmax(x wte^T)[target]; a target of -1 counts nothing (its loss and dx are 0).  With
+     * dx given also dx[rows,C] and dwte += of scale * sum(losses), else both are NULL.  Never needs more than a
+     * bounded block of logits.
      */
     void (*cross_entropy)(struct device *, real *losses, real *dx, real *dwte, const act *x, const real *wte,
                           const int32_t *targets, double scale, int rows, int C, int V);
