@@ -24,7 +24,10 @@ struct model;
 /* The parameters of a specification in the order of the block; malloc'd. */
 struct parameter *model_parameters(const struct tlaw_spec *spec, int *count);
 
-/* training: with gradients and optimiser state.  batch: sequences at once.  NULL and a message on failure. */
+/*
+ * training: with gradients and optimiser state, else with a key-value cache.  batch: sequences at once.  NULL and a
+ * message on failure.
+ */
 struct model *model_create(const struct tlaw_spec *spec, const struct backend *backend, struct device *device,
                            int batch, bool training, char *message, size_t message_size);
 void model_free(struct model *);
@@ -42,11 +45,14 @@ void model_forward(struct model *, const int32_t *tokens, const int32_t *targets
 void model_backward(struct model *, const int32_t *tokens, const int32_t *targets, int B, int T, double scale,
                     real *losses);
 void model_zero_gradients(struct model *);
-/* Global norm, clip, AdamW; returns the norm before clipping. */
+/* Global norm, clip, AdamW; returns the norm before clipping.  When that is not finite nothing is changed. */
 double model_update(struct model *, int64_t step, double learning_rate);
 /* hidden[B*T*C]: residual stream after `layer` blocks (0: embeddings), n_layer + 1: after the final norm. */
 void model_hidden(struct model *, const int32_t *tokens, int B, int T, int layer, real *hidden);
-/* One token at `position` with the key-value cache; logits[V] of the next. */
+/*
+ * One token at `position` (all before it have been decoded) with the key-value cache; logits[V] of the next.  Only
+ * for a model created without training.
+ */
 void model_decode(struct model *, int32_t token, int position, real *logits);
 
 #endif
