@@ -37,6 +37,7 @@ extern char *tlaw_sql(const char *sql);
  * tlaw_execute: tlaw_sql + SPI_execute_with_args with an error unless it returns `expected` (an SPI_OK_ code).
  */
 struct tlaw_session {
+    Oid caller;
     Oid user;
     int security_context;
     int guc_level;
@@ -46,9 +47,11 @@ extern void tlaw_end(struct tlaw_session *session);
 extern uint64 tlaw_execute(int expected, const char *sql, int nargs, const Oid *types, const Datum *values,
                            const char *nulls);
 
-/* The name of the user who called, before any switch. */
+/* The user who called, also between tlaw_begin and tlaw_end. */
+extern Oid tlaw_caller(void);
 extern char *tlaw_caller_name(void);
-/* Error unless the caller is a member of `owner` (or superuser). what, name: for the message. */
+/* Error unless the caller has the privileges of role `owner` (or is superuser). what, name: for the message, name
+ * quoted by the caller where it should be. */
 extern void tlaw_require_owner(const char *owner, const char *what, const char *name);
 
 /* A float8 argument that must be a whole number in [low, high]; errors name it, the value and the range. */
