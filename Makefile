@@ -1,9 +1,9 @@
 # tlaw: `make demo`, `make test`; then `make`, `make install`, `make installcheck` as for any extension.
 EXTENSION = tlaw
-VERSION = 0.1.0
+RELEASE = 0.1.0
 
 PG_CONFIG ?= pg_config
-with_llvm = no
+override with_llvm = no
 NO_INSTALLCHECK = 1
 
 MODULE_big = tlaw
@@ -14,16 +14,18 @@ PG_CPPFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field
 # One fragment a noun, in the order in which they depend on each other.
 SQL_PARTS = schema corpus study run worker checkpoint model dimension law plot
 SQL_FILES = $(wildcard $(SQL_PARTS:%=extension/%.sql))
-DATA_built = tlaw--$(VERSION).sql
+DATA_built = tlaw--$(RELEASE).sql
 SCRIPTS_built =
-EXTRA_CLEAN = build tlaw_engine tlaw--$(VERSION).sql
+EXTRA_CLEAN = build tlaw_engine tlaw--$(RELEASE).sql
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
 include $(PGXS)
 endif
 
-tlaw--$(VERSION).sql: $(SQL_FILES) Makefile
+$(OBJS): $(wildcard extension/*.h kernels/engine/*.h kernels/stats/*.h)
+
+tlaw--$(RELEASE).sql: $(SQL_FILES) Makefile
 	{ echo '\echo Use "CREATE EXTENSION tlaw" to load this file. \quit'; cat $(SQL_FILES); } > $@
 
 # ---- the engine: no PostgreSQL in it ----

@@ -2,12 +2,14 @@
  * One engine, from fork to reaping: the spawn contract, the framing, and the reason of its death.
  *
  * Invariants:
- * 1. Every engine that this process started is in `engines` from before its fork until it has been waited for, so
- *    that the resource-owner callback and the exit callback find all of them: no path leaves an engine or a zombie.
- * 2. The engine inherits nothing but its descriptors: no data files, no client's socket, no signal handlers or mask,
- *    no process group, no environment of the server's.
- * 3. The socket is non-blocking. While this side waits to write it keeps reading, so that the two never wait for
- *    each other; it drains the engine's stderr at least every 100 ms, so that the engine never waits for that.
+ * 1. Every engine that this process started is in `engines` from before its fork until it has been waited
+ * for, so that the resource-owner callback and the exit callback find all of them: no path leaves an engine
+ * or a zombie.
+ * 2. The engine inherits nothing but its descriptors: no data files, no client's socket, no signal handlers
+ * or mask, no process group, no environment of the server's.
+ * 3. The socket is non-blocking. While this side waits to write it keeps reading, so that the two never wait
+ * for each other; it drains the engine's stderr at least every 100 ms, so that the engine never waits for
+ * that.
  * 4. A frame that is not as wire.h lists it kills the engine; nothing of it is used.
  *
  * States: alive -> (end of file, a malformed frame, engine_stop) -> dead: reaped, `reason` set.
@@ -71,8 +73,7 @@ static dlist_head engines = DLIST_STATIC_INIT(engines);
 /* ---- the child, between fork and exec ---- */
 
 /* Says why on stderr, which is the pipe to the parent, and leaves. */
-static void
-child_die(const char *what, const char *path)
+static void child_die(const char *what, const char *path)
 {
     char text[MAXPGPATH + 200];
     int size = snprintf(text, sizeof(text), "could not %s%s%s: %s\n", what, path ? " " : "", path ? path : "",
@@ -84,8 +85,7 @@ child_die(const char *what, const char *path)
 }
 
 /* Puts `fd` (-1: nothing) at the number `to`. */
-static void
-child_place(int fd, int to)
+static void child_place(int fd, int to)
 {
     if (fd < 0)
         close(to);
@@ -93,8 +93,7 @@ child_place(int fd, int to)
         child_die("place a descriptor", NULL);
 }
 
-static void
-child_descriptors(int socket, int words, int tokens, int spool)
+static void child_descriptors(int socket, int words, int tokens, int spool)
 {
     int from[] = {open("/dev/null", O_RDWR), words, socket, tokens, spool};
     int i;
@@ -116,8 +115,7 @@ child_descriptors(int socket, int words, int tokens, int spool)
 }
 
 /* The variables that an engine gets: where programs and CUDA are, and no locale. */
-static char **
-child_environment(void)
+static char **child_environment(void)
 {
     static const char *const passed[] = {"LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_CACHE_PATH"};
     static char *environment[lengthof(passed) + 3];
@@ -134,9 +132,8 @@ child_environment(void)
 }
 
 /* All that the child does; returns never. All signals are blocked when it starts. */
-static void
-child_main(const char *path, char **environment, pid_t parent, int socket, int words, int tokens, int spool,
-           int64 memory_limit)
+static void child_main(const char *path, char **environment, pid_t parent, int socket, int words, int tokens,
+                       int spool, int64 memory_limit)
 {
     char *arguments[] = {"tlaw_engine", NULL};
     sigset_t none;
@@ -165,8 +162,7 @@ child_main(const char *path, char **environment, pid_t parent, int socket, int w
 /* ---- the parent: life and death ---- */
 
 /* Closes a descriptor that ReserveExternalFD counted. */
-static void
-close_counted(int *fd)
+static void close_counted(int *fd)
 {
     if (*fd < 0)
         return;
@@ -176,8 +172,7 @@ close_counted(int *fd)
 }
 
 /* Kills the engine and waits for it.  Never raises. */
-static void
-reap(struct engine *engine)
+static void reap(struct engine *engine)
 {
     if (engine->pid == 0)
         return;
@@ -187,8 +182,7 @@ reap(struct engine *engine)
     engine->pid = 0;
 }
 
-void
-engine_stop(struct engine *engine)
+void engine_stop(struct engine *engine)
 {
     if (engine == NULL)
         return;
@@ -200,21 +194,20 @@ engine_stop(struct engine *engine)
     MemoryContextDelete(engine->context);
 }
 
-pid_t
-engine_pid(const struct engine *engine)
+pid_t engine_pid(const struct engine *engine)
 {
     return engine->pid;
 }
 
 /* The resource owner of a query or transaction goes, and the engines that it owns with it. */
-static void
-release_engines(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+static void release_engines(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
 {
     dlist_mutable_iter i;
 
     if (phase != RESOURCE_RELEASE_BEFORE_LOCKS)
         return;
-    dlist_foreach_modify (i, &engines) {
+    dlist_foreach_modify(i, &engines)
+    {
         struct engine *engine = dlist_container(struct engine, node, i.cur);
 
         if (engine->owner != NULL && engine->owner == CurrentResourceOwner)
@@ -223,16 +216,14 @@ release_engines(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
 }
 
 /* The process exits. */
-static void
-stop_all_engines(int code, Datum arg)
+static void stop_all_engines(int code, Datum arg)
 {
     while (!dlist_is_empty(&engines))
         engine_stop(dlist_head_element(struct engine, node, &engines));
 }
 
 /* tlaw_engine in the folder of this library, wherever that was loaded from. */
-static char *
-engine_path(void)
+static char *engine_path(void)
 {
     Dl_info info;
     char *path;
@@ -246,8 +237,7 @@ engine_path(void)
     return path;
 }
 
-static struct engine *
-engine_new(void)
+static struct engine *engine_new(void)
 {
     static bool registered = false;
     MemoryContext context;
@@ -268,8 +258,7 @@ engine_new(void)
 }
 
 /* The two channels: [0] is ours and non-blocking, [1] the engine's. */
-static void
-open_channels(struct engine *engine, int sockets[2], int pipes[2])
+static void open_channels(struct engine *engine, int sockets[2], int pipes[2])
 {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
         ereport(ERROR, (errcode_for_socket_access(), errmsg("could not create a socket pair: %m")));
@@ -283,8 +272,8 @@ open_channels(struct engine *engine, int sockets[2], int pipes[2])
         ereport(ERROR, (errcode_for_socket_access(), errmsg("could not make a channel non-blocking: %m")));
 }
 
-static void
-engine_fork(struct engine *engine, int socket, int words, int tokens_fd, int spool_fd, int64 memory_limit)
+static void engine_fork(struct engine *engine, int socket, int words, int tokens_fd, int spool_fd,
+                        int64 memory_limit)
 {
     char *path = engine_path();
     char **environment = child_environment();
@@ -306,15 +295,13 @@ engine_fork(struct engine *engine, int socket, int words, int tokens_fd, int spo
         ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES), errmsg("could not start the engine: %m")));
 }
 
-static void
-close_if_open(int fd)
+static void close_if_open(int fd)
 {
     if (fd >= 0)
         close(fd);
 }
 
-struct engine *
-engine_start(int tokens_fd, int spool_fd, int64 memory_limit)
+struct engine *engine_start(int tokens_fd, int spool_fd, int64 memory_limit)
 {
     struct engine *volatile engine = NULL;
     int sockets[2] = {-1, -1};
@@ -346,8 +333,7 @@ engine_start(int tokens_fd, int spool_fd, int64 memory_limit)
 /* ---- the parent: reading and writing ---- */
 
 /* Takes what the engine wrote to stderr; keeps the last of it. */
-static void
-drain_words(struct engine *engine)
+static void drain_words(struct engine *engine)
 {
     char text[LAST_WORDS];
     ssize_t n;
@@ -362,12 +348,11 @@ drain_words(struct engine *engine)
 }
 
 /* Waits for the socket at most `ms`, a slice at most.  True when the latch was set. */
-static bool
-wait_socket(struct engine *engine, int events, long ms)
+static bool wait_socket(struct engine *engine, int events, long ms)
 {
-    int happened = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | events,
-                                     events ? engine->socket : PGINVALID_SOCKET, Min(ms, SLICE_MS),
-                                     PG_WAIT_EXTENSION);
+    int happened =
+        WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | events,
+                          events ? engine->socket : PGINVALID_SOCKET, Min(ms, SLICE_MS), PG_WAIT_EXTENSION);
 
     if (happened & WL_LATCH_SET)
         ResetLatch(MyLatch);
@@ -376,8 +361,7 @@ wait_socket(struct engine *engine, int events, long ms)
 }
 
 /* Room for READ_SIZE more bytes at in_end. */
-static void
-make_room(struct engine *engine)
+static void make_room(struct engine *engine)
 {
     if (engine->in_start == engine->in_end)
         engine->in_start = engine->in_end = 0;
@@ -398,8 +382,7 @@ make_room(struct engine *engine)
 }
 
 /* Takes what has come, without waiting.  False when there was nothing. */
-static bool
-read_some(struct engine *engine)
+static bool read_some(struct engine *engine)
 {
     ssize_t n;
 
@@ -415,9 +398,9 @@ read_some(struct engine *engine)
     return n > 0;
 }
 
-/* Decodes the frame at in_start into engine->message when all of it is there.  TLAW_NO_MESSAGE: not yet, or malformed. */
-static enum tlaw_message
-take_frame(struct engine *engine)
+/* Decodes the frame at in_start into engine->message when all of it is there.  TLAW_NO_MESSAGE: not yet, or
+ * malformed. */
+static enum tlaw_message take_frame(struct engine *engine)
 {
     const unsigned char *frame = engine->in + engine->in_start;
     size_t available = engine->in_end - engine->in_start;
@@ -428,7 +411,8 @@ take_frame(struct engine *engine)
         return TLAW_NO_MESSAGE;
     if (tlaw_wire_header(frame, &type, &payload, &engine->malformed) != 0 ||
         (available >= TLAW_WIRE_HEADER + payload &&
-         tlaw_wire_decode(type, frame + TLAW_WIRE_HEADER, payload, &engine->message, &engine->malformed) != 0)) {
+         tlaw_wire_decode(type, frame + TLAW_WIRE_HEADER, payload, &engine->message, &engine->malformed) !=
+             0)) {
         reap(engine);
         return TLAW_NO_MESSAGE;
     }
@@ -438,8 +422,7 @@ take_frame(struct engine *engine)
     return type;
 }
 
-void
-engine_send(struct engine *engine, enum tlaw_message type, const void *message)
+void engine_send(struct engine *engine, enum tlaw_message type, const void *message)
 {
     size_t sent = 0;
 
@@ -461,8 +444,7 @@ engine_send(struct engine *engine, enum tlaw_message type, const void *message)
     }
 }
 
-void
-engine_send_chunks(struct engine *engine, const void *data, size_t size)
+void engine_send_chunks(struct engine *engine, const void *data, size_t size)
 {
     size_t start;
 
@@ -476,8 +458,7 @@ engine_send_chunks(struct engine *engine, const void *data, size_t size)
 }
 
 /* Text from the engine that can be shown: one line, in the database's encoding. */
-static char *
-printable(const char *text, size_t size)
+static char *printable(const char *text, size_t size)
 {
     char *out = pnstrdup(text, size);
     bool valid;
@@ -495,8 +476,7 @@ printable(const char *text, size_t size)
 }
 
 /* "engine killed by signal 9", "engine exited with code 1: what it wrote last" */
-static char *
-describe_end(struct engine *engine, bool hung)
+static char *describe_end(struct engine *engine, bool hung)
 {
     char *words = printable(engine->last_words, engine->last_words_size);
     char *what;
@@ -513,8 +493,7 @@ describe_end(struct engine *engine, bool hung)
 }
 
 /* Waits for an engine that has closed its socket or was killed, and keeps why. */
-static void
-bury(struct engine *engine)
+static void bury(struct engine *engine)
 {
     TimestampTz start = GetCurrentTimestamp();
     bool hung = false;
@@ -535,25 +514,22 @@ bury(struct engine *engine)
     engine->reason = MemoryContextStrdup(engine->context, describe_end(engine, hung));
 }
 
-char *
-engine_death(struct engine *engine)
+char *engine_death(struct engine *engine)
 {
     bury(engine);
     return pstrdup(engine->reason);
 }
 
-static void
-raise_death(struct engine *engine)
+static void raise_death(struct engine *engine)
 {
     char *reason = engine_death(engine);
-    bool killed = WIFSIGNALED(engine->status) && WTERMSIG(engine->status) == SIGKILL && !engine->malformed;
+    bool killed = strncmp(reason, "engine killed by signal 9", 25) == 0;
 
     ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION), errmsg("%s", reason),
                     killed ? errhint("Linux kills processes this way when memory runs out.") : 0));
 }
 
-enum tlaw_message
-engine_receive(struct engine *engine, int timeout_ms, const void **message, bool *died)
+enum tlaw_message engine_receive(struct engine *engine, int timeout_ms, const void **message, bool *died)
 {
     TimestampTz start = GetCurrentTimestamp();
     enum tlaw_message type;
@@ -581,8 +557,7 @@ engine_receive(struct engine *engine, int timeout_ms, const void **message, bool
     return TLAW_NO_MESSAGE;
 }
 
-void
-engine_raise(const struct tlaw_error_message *error)
+void engine_raise(const struct tlaw_error_message *error)
 {
     static const struct {
         const char *code;
@@ -603,8 +578,8 @@ engine_raise(const struct tlaw_error_message *error)
 }
 
 /* What every reader of a stream does with the two messages that may come at any time.  True: handled. */
-static bool
-handle_common(enum tlaw_message type, const void *message, void (*progress)(const struct tlaw_progress_message *))
+static bool handle_common(enum tlaw_message type, const void *message,
+                          void (*progress)(const struct tlaw_progress_message *))
 {
     if (type == TLAW_ERROR)
         engine_raise(message);
@@ -613,8 +588,8 @@ handle_common(enum tlaw_message type, const void *message, void (*progress)(cons
     return type == TLAW_PROGRESS;
 }
 
-enum tlaw_message
-engine_next(struct engine *engine, const void **message, void (*progress)(const struct tlaw_progress_message *))
+enum tlaw_message engine_next(struct engine *engine, const void **message,
+                              void (*progress)(const struct tlaw_progress_message *))
 {
     enum tlaw_message type;
 
@@ -624,15 +599,14 @@ engine_next(struct engine *engine, const void **message, void (*progress)(const 
     return type;
 }
 
-static void
-unexpected(enum tlaw_message type)
+static void unexpected(enum tlaw_message type)
 {
     ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
                     errmsg("the engine sent a message of type %s out of turn", tlaw_wire_name(type))));
 }
 
-const void *
-engine_expect(struct engine *engine, enum tlaw_message type, void (*progress)(const struct tlaw_progress_message *))
+const void *engine_expect(struct engine *engine, enum tlaw_message type,
+                          void (*progress)(const struct tlaw_progress_message *))
 {
     const void *message;
     enum tlaw_message got = engine_next(engine, &message, progress);
@@ -642,8 +616,7 @@ engine_expect(struct engine *engine, enum tlaw_message type, void (*progress)(co
     return message;
 }
 
-void
-engine_poll(struct engine *engine, void (*progress)(const struct tlaw_progress_message *))
+void engine_poll(struct engine *engine, void (*progress)(const struct tlaw_progress_message *))
 {
     const void *message;
     enum tlaw_message type;

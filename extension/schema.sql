@@ -124,3 +124,15 @@ CREATE TABLE @extschema@.tlaw_checkpoint_chunk (
 );
 ALTER TABLE @extschema@.tlaw_checkpoint_chunk ALTER data SET STORAGE EXTERNAL;
 COMMENT ON TABLE @extschema@.tlaw_checkpoint_chunk IS 'the bytes of checkpoints in chunks of 8 MiB';
+
+-- All of it is the user's, so all of it is dumped.
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_corpus', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_corpus_shard', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_study', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_run', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_run_run_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_run_progress', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_run_loss', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_run_document_loss', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_checkpoint', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_checkpoint_chunk', '');

@@ -1,9 +1,10 @@
 /*
- * The extension's base: settings, where the extension lives, whose rights SQL runs with, how arguments are checked.
+ * The extension's base: settings, where the extension lives, whose rights SQL runs with, how arguments are
+ * checked.
  *
- * Invariants: the schema and owner come from pg_extension, never from search_path; SQL on tlaw's tables runs as the
- * extension's owner between tlaw_begin and tlaw_end, and tlaw_caller() is then still the user who called; an error
- * in between leaves nothing behind, because the transaction's abort undoes all of it.
+ * Invariants: the schema and owner come from pg_extension, never from search_path; SQL on tlaw's tables runs
+ * as the extension's owner between tlaw_begin and tlaw_end, and tlaw_caller() is then still the user who
+ * called; an error in between leaves nothing behind, because the transaction's abort undoes all of it.
  */
 #include "tlaw.h"
 
@@ -18,7 +19,7 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
-#include "postmaster/bgworker_internals.h"
+#include "postmaster/postmaster.h"
 #include "utils/acl.h"
 #include "utils/float.h"
 #include "utils/fmgroids.h"
@@ -34,15 +35,15 @@ int tlaw_checkpoint_seconds;
 int tlaw_max_attempts;
 char *tlaw_device;
 
-/* Who called, while a tlaw_session switched to the owner; the nesting level of the transaction that it began in. */
+/* Who called, while a tlaw_session switched to the owner; the nesting level of the transaction that it began
+ * in. */
 static Oid session_caller = InvalidOid;
 static int session_nest_level;
 
 void _PG_init(void);
 
 /* CPUs that this process may use. */
-static int
-usable_cpus(void)
+static int usable_cpus(void)
 {
     cpu_set_t set;
 
@@ -52,8 +53,7 @@ usable_cpus(void)
 }
 
 /* Bytes of memory that this machine, or the container around it, has. */
-static double
-usable_memory(void)
+static double usable_memory(void)
 {
     static const char *const limits[] = {"/sys/fs/cgroup/memory.max",
                                          "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
@@ -74,8 +74,7 @@ usable_memory(void)
 }
 
 /* auto, cpu, cuda or cuda:N */
-static bool
-check_device(char **value, void **extra, GucSource source)
+static bool check_device(char **value, void **extra, GucSource source)
 {
     const char *device = *value;
 
@@ -88,8 +87,7 @@ check_device(char **value, void **extra, GucSource source)
     return false;
 }
 
-void
-_PG_init(void)
+void _PG_init(void)
 {
     int cpus = usable_cpus();
     int workers = Max(Min(cpus, max_worker_processes / 2), 1);
@@ -101,25 +99,24 @@ _PG_init(void)
     DefineCustomIntVariable("tlaw.max_workers", "Runs that train at once in the whole cluster.",
                             "Each takes one of max_worker_processes.", &tlaw_max_workers, workers, 0,
                             MAX_BACKENDS, PGC_SIGHUP, 0, NULL, NULL, NULL);
-    DefineCustomIntVariable("tlaw.threads", "Most threads that one run may use.", NULL, &tlaw_threads, cpus, 1,
-                            1024, PGC_SIGHUP, 0, NULL, NULL, NULL);
-    DefineCustomIntVariable("tlaw.max_run_memory", "Most memory that one engine may use.",
-                            "By default the engines of tlaw.max_workers runs take 60 % of the memory together.",
-                            &tlaw_max_run_memory, Max(memory, 64), 64, INT_MAX, PGC_SIGHUP, GUC_UNIT_MB, NULL,
-                            NULL, NULL);
+    DefineCustomIntVariable("tlaw.threads", "Most threads that one run may use.", NULL, &tlaw_threads, cpus,
+                            1, 1024, PGC_SIGHUP, 0, NULL, NULL, NULL);
+    DefineCustomIntVariable(
+        "tlaw.max_run_memory", "Most memory that one engine may use.",
+        "By default the engines of tlaw.max_workers runs take 60 % of the memory together.",
+        &tlaw_max_run_memory, Max(memory, 64), 64, INT_MAX, PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
     DefineCustomIntVariable("tlaw.checkpoint_seconds", "Seconds between checkpoints of a run.", NULL,
                             &tlaw_checkpoint_seconds, 60, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
     DefineCustomIntVariable("tlaw.max_attempts", "Deaths of its engine after which a run has failed.",
-                            "Only deaths without a new checkpoint in between count.", &tlaw_max_attempts, 3, 1,
-                            1000, PGC_SIGHUP, 0, NULL, NULL, NULL);
-    DefineCustomStringVariable("tlaw.device", "Device of runs that name none: auto, cpu, cuda or cuda:N.", NULL,
-                               &tlaw_device, "auto", PGC_USERSET, 0, check_device, NULL, NULL);
+                            "Only deaths without a new checkpoint in between count.", &tlaw_max_attempts, 3,
+                            1, 1000, PGC_SIGHUP, 0, NULL, NULL, NULL);
+    DefineCustomStringVariable("tlaw.device", "Device of runs that name none: auto, cpu, cuda or cuda:N.",
+                               NULL, &tlaw_device, "auto", PGC_USERSET, 0, check_device, NULL, NULL);
     MarkGUCPrefixReserved("tlaw");
 }
 
 /* The extension's row: its OID, and schema and owner where wanted. */
-static Oid
-extension_row(Oid *schema, Oid *owner)
+static Oid extension_row(Oid *schema, Oid *owner)
 {
     Relation relation = table_open(ExtensionRelationId, AccessShareLock);
     ScanKeyData key;
@@ -142,8 +139,7 @@ extension_row(Oid *schema, Oid *owner)
     return oid;
 }
 
-static void
-extension_row_required(Oid *schema, Oid *owner)
+static void extension_row_required(Oid *schema, Oid *owner)
 {
     if (!OidIsValid(extension_row(schema, owner)))
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -151,14 +147,12 @@ extension_row_required(Oid *schema, Oid *owner)
                         errhint("CREATE EXTENSION tlaw installs it.")));
 }
 
-Oid
-tlaw_extension_oid(bool missing_ok)
+Oid tlaw_extension_oid(bool missing_ok)
 {
     return get_extension_oid("tlaw", missing_ok);
 }
 
-char *
-tlaw_schema(void)
+char *tlaw_schema(void)
 {
     Oid schema = InvalidOid;
     Oid owner;
@@ -167,12 +161,12 @@ tlaw_schema(void)
     extension_row_required(&schema, &owner);
     name = get_namespace_name(schema);
     if (name == NULL)
-        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_SCHEMA), errmsg("the schema of extension \"tlaw\" is gone")));
+        ereport(ERROR,
+                (errcode(ERRCODE_UNDEFINED_SCHEMA), errmsg("the schema of extension \"tlaw\" is gone")));
     return pstrdup(quote_identifier(name));
 }
 
-Oid
-tlaw_extension_owner(void)
+Oid tlaw_extension_owner(void)
 {
     Oid schema;
     Oid owner = InvalidOid;
@@ -181,8 +175,7 @@ tlaw_extension_owner(void)
     return owner;
 }
 
-char *
-tlaw_sql(const char *sql)
+char *tlaw_sql(const char *sql)
 {
     char *schema = tlaw_schema();
     StringInfoData out;
@@ -200,22 +193,19 @@ tlaw_sql(const char *sql)
 }
 
 /* An aborted (sub)transaction has put the user back; forget who had called. */
-static void
-forget_caller(XactEvent event, void *arg)
+static void forget_caller(XactEvent event, void *arg)
 {
     if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PARALLEL_ABORT)
         session_caller = InvalidOid;
 }
 
-static void
-forget_caller_sub(SubXactEvent event, SubTransactionId sub, SubTransactionId parent, void *arg)
+static void forget_caller_sub(SubXactEvent event, SubTransactionId sub, SubTransactionId parent, void *arg)
 {
     if (event == SUBXACT_EVENT_ABORT_SUB && GetCurrentTransactionNestLevel() <= session_nest_level)
         session_caller = InvalidOid;
 }
 
-void
-tlaw_begin(struct tlaw_session *session)
+void tlaw_begin(struct tlaw_session *session)
 {
     static bool registered = false;
     Oid owner = tlaw_extension_owner();
@@ -235,12 +225,11 @@ tlaw_begin(struct tlaw_session *session)
     }
     SetUserIdAndSecContext(owner, session->security_context | SECURITY_LOCAL_USERID_CHANGE);
     session->guc_level = NewGUCNestLevel();
-    set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-                      false);
+    set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+                      0, false);
 }
 
-void
-tlaw_end(struct tlaw_session *session)
+void tlaw_end(struct tlaw_session *session)
 {
     AtEOXact_GUC(false, session->guc_level);
     SetUserIdAndSecContext(session->user, session->security_context);
@@ -248,8 +237,8 @@ tlaw_end(struct tlaw_session *session)
     SPI_finish();
 }
 
-uint64
-tlaw_execute(int expected, const char *sql, int nargs, const Oid *types, const Datum *values, const char *nulls)
+uint64 tlaw_execute(int expected, const char *sql, int nargs, const Oid *types, const Datum *values,
+                    const char *nulls)
 {
     char *text = tlaw_sql(sql);
     int result = SPI_execute_with_args(text, nargs, (Oid *) types, (Datum *) values, nulls, false, 0);
@@ -260,42 +249,39 @@ tlaw_execute(int expected, const char *sql, int nargs, const Oid *types, const D
     return SPI_processed;
 }
 
-Oid
-tlaw_caller(void)
+Oid tlaw_caller(void)
 {
     return OidIsValid(session_caller) ? session_caller : GetUserId();
 }
 
-char *
-tlaw_caller_name(void)
+char *tlaw_caller_name(void)
 {
     return GetUserNameFromId(tlaw_caller(), false);
 }
 
-void
-tlaw_require_owner(const char *owner, const char *what, const char *name)
+void tlaw_require_owner(const char *owner, const char *what, const char *name)
 {
     Oid role = get_role_oid(owner, true);
 
     if (superuser_arg(tlaw_caller()) || (OidIsValid(role) && has_privs_of_role(tlaw_caller(), role)))
         return;
-    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for %s %s", what, name),
-                    errdetail("It belongs to role \"%s\".", owner)));
+    ereport(ERROR,
+            (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for %s %s", what, name),
+             errdetail("It belongs to role \"%s\".", owner)));
 }
 
-int64
-tlaw_count_argument(const char *name, float8 value, int64 low, int64 high)
+int64 tlaw_count_argument(const char *name, float8 value, int64 low, int64 high)
 {
     /* 2^63 itself is a float8, so the upper comparison is made in float8 and is strict there */
-    if (!(value >= (float8) low && value <= (float8) high && value == floor(value) && value < 9223372036854775808.0))
+    if (!(value >= (float8) low && value <= (float8) high && value == floor(value) &&
+          value < 9223372036854775808.0))
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("%s must be a whole number from " INT64_FORMAT " to " INT64_FORMAT ", not %s", name,
-                               low, high, float8out_internal(value))));
+                        errmsg("%s must be a whole number from " INT64_FORMAT " to " INT64_FORMAT ", not %s",
+                               name, low, high, float8out_internal(value))));
     return (int64) value;
 }
 
-float8
-tlaw_number_argument(const char *name, float8 value, float8 low, float8 high)
+float8 tlaw_number_argument(const char *name, float8 value, float8 low, float8 high)
 {
     if (!(isfinite(value) && value >= low && value <= high))
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),

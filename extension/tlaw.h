@@ -15,17 +15,17 @@
 #define TLAW_VERSION "0.1.0"
 
 /* settings (tlaw.c) */
-extern int tlaw_max_workers;       /* engines at once in the whole cluster */
-extern int tlaw_threads;           /* most threads of one run */
-extern int tlaw_max_run_memory;    /* MB an engine may use */
+extern int tlaw_max_workers;    /* engines at once in the whole cluster */
+extern int tlaw_threads;        /* most threads of one run */
+extern int tlaw_max_run_memory; /* MB an engine may use */
 extern int tlaw_checkpoint_seconds;
-extern int tlaw_max_attempts;      /* engine deaths without progress before a run fails */
-extern char *tlaw_device;          /* auto, cpu, cuda, cuda:N */
+extern int tlaw_max_attempts; /* engine deaths without progress before a run fails */
+extern char *tlaw_device;     /* auto, cpu, cuda, cuda:N */
 
 /* The extension's OID, schema and owner; an error when it is not installed in this database, or 0 / NULL when
  * missing_ok. Looked up from pg_extension, never from search_path. */
 extern Oid tlaw_extension_oid(bool missing_ok);
-extern char *tlaw_schema(void);       /* quoted, ready for SQL */
+extern char *tlaw_schema(void); /* quoted, ready for SQL */
 extern Oid tlaw_extension_owner(void);
 
 /* SQL with every "@." replaced by the extension's quoted schema and a dot; palloc'd. */
@@ -34,7 +34,8 @@ extern char *tlaw_sql(const char *sql);
 /*
  * Runs SPI as the extension's owner: tlaw_begin() connects SPI and switches the user (search_path pinned to
  * pg_catalog); tlaw_end() undoes both.  An error in between is undone by the transaction.
- * tlaw_execute: tlaw_sql + SPI_execute_with_args with an error unless it returns `expected` (an SPI_OK_ code).
+ * tlaw_execute: tlaw_sql + SPI_execute_with_args with an error unless it returns `expected` (an SPI_OK_
+ * code).
  */
 struct tlaw_session {
     Oid caller;
@@ -50,8 +51,8 @@ extern uint64 tlaw_execute(int expected, const char *sql, int nargs, const Oid *
 /* The user who called, also between tlaw_begin and tlaw_end. */
 extern Oid tlaw_caller(void);
 extern char *tlaw_caller_name(void);
-/* Error unless the caller has the privileges of role `owner` (or is superuser). what, name: for the message, name
- * quoted by the caller where it should be. */
+/* Error unless the caller has the privileges of role `owner` (or is superuser). what, name: for the message,
+ * name quoted by the caller where it should be. */
 extern void tlaw_require_owner(const char *owner, const char *what, const char *name);
 
 /* A float8 argument that must be a whole number in [low, high]; errors name it, the value and the range. */
