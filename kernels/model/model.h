@@ -25,8 +25,8 @@ struct model;
 struct parameter *model_parameters(const struct tlaw_spec *spec, int *count);
 
 /*
- * training: with gradients and optimiser state, else with a key-value cache.  batch: sequences at once.  NULL and a
- * message on failure.
+ * training: with gradients and optimiser state, else with a key-value cache.  batch: sequences at once.  NULL
+ * and a message on failure.
  */
 struct model *model_create(const struct tlaw_spec *spec, const struct backend *backend, struct device *device,
                            int batch, bool training, char *message, size_t message_size);
@@ -50,8 +50,8 @@ double model_update(struct model *, int64_t step, double learning_rate);
 /* hidden[B*T*C]: residual stream after `layer` blocks (0: embeddings), n_layer + 1: after the final norm. */
 void model_hidden(struct model *, const int32_t *tokens, int B, int T, int layer, real *hidden);
 /*
- * One token at `position` (all before it have been decoded) with the key-value cache; logits[V] of the next.  Only
- * for a model created without training.
+ * One token at `position` (all before it have been decoded) with the key-value cache; logits[V] of the next.
+ * Only for a model created without training.
  */
 void model_decode(struct model *, int32_t token, int position, real *logits);
 

@@ -1,6 +1,6 @@
 /*
- * Counter-based random numbers: Philox 4x32-10 (Salmon et al., SC 2011), keyed by (seed, purpose) and indexed, so
- * that any number can be had without those before it.
+ * Counter-based random numbers: Philox 4x32-10 (Salmon et al., SC 2011), keyed by (seed, purpose) and
+ * indexed, so that any number can be had without those before it.
  */
 #ifndef TLAW_RNG_H
 #define TLAW_RNG_H

@@ -14,7 +14,7 @@ struct step_result {
     double loss;      /* mean over the batch, nats per token */
     double grad_norm; /* before clipping */
     double learning_rate;
-    bool diverged;    /* loss or norm is not finite */
+    bool diverged; /* loss or norm is not finite */
 };
 
 struct document_loss { /* the wire's DOCUMENT_LOSSES record */
@@ -35,9 +35,14 @@ void trainer_free(struct trainer *);
 struct model *trainer_model(struct trainer *);
 int64_t trainer_step_number(const struct trainer *); /* steps done */
 void trainer_subset(const struct trainer *, int64_t *bytes, int64_t *documents);
+/* One step.  When it diverged, weights, moments and the step number are what they were before. */
 struct step_result trainer_step(struct trainer *);
 /* Whether the specification evaluates after `step` steps (0 and the last always). */
 bool trainer_evaluates(const struct tlaw_spec *spec, int64_t step);
+/*
+ * Of the step that follows `step` done ones.  Warm-up reaches learning_rate at its last step; the decay would
+ * reach min_learning_rate at the step after the last, so that no step is wasted on a rate of zero.
+ */
 double trainer_learning_rate(const struct tlaw_spec *spec, int64_t step);
 
 /*
@@ -49,18 +54,27 @@ int64_t trainer_best_step(const struct trainer *);
 void trainer_use_best(struct trainer *); /* puts the kept weights into the model */
 
 /*
- * Scores documents in fixed windows of context_length over their concatenation, starting after an end-of-text.
- * records[documents] is filled.  Works on any model; used for validation, test and foreign text.
+ * Scores documents in fixed windows of context_length over their concatenation, starting after an
+ * end-of-text. Documents lie one after the other in tokens, from documents[0].token_start on; every token is
+ * below vocab_size. batch: windows at once, at most the model's.  records[count] is filled.  0, or -1 when
+ * poll asked to stop or memory is short.  Works on any model; used for validation, test and foreign text.
  */
 int evaluate_documents(struct model *model, const struct tlaw_spec *spec, int batch, const uint16_t *tokens,
                        const struct corpus_document *documents, int64_t count, int32_t end_of_text,
                        struct document_loss *records, struct evaluation *out, int (*poll)(void *), void *arg);
 
-/* The whole state (weights, moments, kept weights, step) as one malloc'd block, and back. Bits are preserved. */
+/*
+ * The whole state (weights, moments, kept weights, step) as one malloc'd block (NULL: memory is short), and
+ * back. Bits are preserved.  A state of another specification or of the wrong size is refused, and nothing
+ * changes.
+ */
 void *trainer_save(struct trainer *, size_t *size);
 int trainer_load(struct trainer *, const void *state, size_t size, char *message, size_t message_size);
 
-/* The model's weights as a safetensors file (GPT-2's names; absent biases as zeros), and back. */
+/*
+ * The model's weights as a safetensors file (GPT-2's names; absent biases as zeros), malloc'd (NULL: memory
+ * is short), and back.  Import accepts exactly what export writes for the model's specification.
+ */
 void *model_export(struct model *, size_t *size);
 int model_import(struct model *, const void *file, size_t size, char *message, size_t message_size);
 

@@ -1,0 +1,355 @@
+/*
+ * Training: batches by counter, gradient accumulation, schedules, validation, and the whole state as bytes.
+ *
+ * Invariant: everything after `step` follows from (specification, corpus, state), where the state is what
+ * trainer_save writes.  Nothing random is carried along: batches are a function of their number.
+ */
+#include "evaluate.h"
+#include "rng.h"
+#include "trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct trainer {
+    struct tlaw_spec spec;
+    const struct corpus *corpus;
+    struct model *model;
+    uint16_t *tokens; /* the training subset */
+    int64_t subset_bytes, subset_documents;
+    int32_t *inputs, *targets; /* one micro-batch */
+    real *losses;
+    int64_t step, best_step; /* best_step -1: nothing kept */
+    double best_loss;
+    real *best; /* weights of best_step */
+};
+
+/* ---- life ---- */
+
+/* A token beyond the vocabulary would be read outside the embedding. */
+static int check_tokens(const uint16_t *tokens, int64_t n, int64_t vocab_size, char *message,
+                        size_t message_size)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (tokens[i] >= vocab_size) {
+            snprintf(message, message_size, "the corpus holds token %d; the vocabulary has %lld", tokens[i],
+                     (long long) vocab_size);
+            return -1;
+        }
+    return 0;
+}
+
+static int check_spec(const struct tlaw_spec *spec, const struct corpus *corpus, char *message,
+                      size_t message_size)
+{
+    const struct corpus_header *header = corpus->header;
+
+    if (spec->vocab_size != header->vocab_size)
+        snprintf(message, message_size, "vocab_size is %lld; the corpus's is %lld",
+                 (long long) spec->vocab_size, (long long) header->vocab_size);
+    else if (spec->train_tokens <= spec->context_length || spec->train_tokens > header->tokens[PART_TRAIN])
+        snprintf(message, message_size, "train_tokens is %lld; accepted are more than context_length to %lld",
+                 (long long) spec->train_tokens, (long long) header->tokens[PART_TRAIN]);
+    else if (spec->eval_tokens < 1 || spec->eval_tokens > header->tokens[PART_VALIDATION])
+        snprintf(message, message_size, "eval_tokens is %lld; accepted are 1 to %lld",
+                 (long long) spec->eval_tokens, (long long) header->tokens[PART_VALIDATION]);
+    else if (spec->micro_batch < 1 || spec->batch_size < 1 || spec->batch_size % spec->micro_batch != 0)
+        snprintf(message, message_size, "micro_batch is %lld; it must divide batch_size, %lld",
+                 (long long) spec->micro_batch, (long long) spec->batch_size);
+    else if (spec->steps < 1)
+        snprintf(message, message_size, "steps is %lld; at least 1 is needed", (long long) spec->steps);
+    else
+        return 0;
+    return -1;
+}
+
+/* 0, or -1 and a message. */
+static int trainer_fill(struct trainer *trainer, const struct backend *backend, struct device *device,
+                        char *message, size_t message_size)
+{
+    const struct tlaw_spec *spec = &trainer->spec;
+    const struct corpus *corpus = trainer->corpus;
+    size_t rows = spec->micro_batch * spec->context_length;
+
+    trainer->model =
+        model_create(spec, backend, device, (int) spec->micro_batch, true, message, message_size);
+    if (!trainer->model)
+        return -1;
+    trainer->tokens = malloc(spec->train_tokens * sizeof *trainer->tokens);
+    trainer->inputs = malloc(rows * sizeof *trainer->inputs);
+    trainer->targets = malloc(rows * sizeof *trainer->targets);
+    trainer->losses = malloc(rows * sizeof *trainer->losses);
+    trainer->best = calloc(model_size(trainer->model), sizeof *trainer->best);
+    if (!trainer->tokens || !trainer->inputs || !trainer->targets || !trainer->losses || !trainer->best) {
+        snprintf(message, message_size, "%lld training tokens and %zu weights do not fit in memory",
+                 (long long) spec->train_tokens, model_size(trainer->model));
+        return -1;
+    }
+    if (corpus_subset(corpus, spec->subset_seed, spec->train_tokens, trainer->tokens, &trainer->subset_bytes,
+                      &trainer->subset_documents, message, message_size) < 0 ||
+        check_tokens(trainer->tokens, spec->train_tokens, spec->vocab_size, message, message_size) < 0 ||
+        check_tokens(corpus->tokens + corpus->documents[PART_VALIDATION]->token_start,
+                     corpus->header->tokens[PART_VALIDATION], spec->vocab_size, message, message_size) < 0)
+        return -1;
+    model_init(trainer->model);
+    trainer->best_step = -1;
+    trainer->best_loss = INFINITY;
+    return 0;
+}
+
+struct trainer *trainer_create(const struct tlaw_spec *spec, const struct corpus *corpus,
+                               const struct backend *backend, struct device *device, char *message,
+                               size_t message_size)
+{
+    struct trainer *trainer;
+
+    if (check_spec(spec, corpus, message, message_size) < 0)
+        return NULL;
+    trainer = calloc(1, sizeof *trainer);
+    if (!trainer) {
+        snprintf(message, message_size, "out of memory");
+        return NULL;
+    }
+    trainer->spec = *spec;
+    trainer->corpus = corpus;
+    if (trainer_fill(trainer, backend, device, message, message_size) < 0) {
+        trainer_free(trainer);
+        return NULL;
+    }
+    return trainer;
+}
+
+void trainer_free(struct trainer *trainer)
+{
+    if (!trainer)
+        return;
+    model_free(trainer->model);
+    free(trainer->tokens);
+    free(trainer->inputs);
+    free(trainer->targets);
+    free(trainer->losses);
+    free(trainer->best);
+    free(trainer);
+}
+
+struct model *trainer_model(struct trainer *trainer)
+{
+    return trainer->model;
+}
+
+int64_t trainer_step_number(const struct trainer *trainer)
+{
+    return trainer->step;
+}
+
+void trainer_subset(const struct trainer *trainer, int64_t *bytes, int64_t *documents)
+{
+    *bytes = trainer->subset_bytes;
+    *documents = trainer->subset_documents;
+}
+
+/* ---- steps ---- */
+
+double trainer_learning_rate(const struct tlaw_spec *spec, int64_t step)
+{
+    double peak = spec->learning_rate, low = spec->min_learning_rate;
+    int64_t cooldown = spec->steps - spec->cooldown_steps;
+
+    if (step < spec->warmup_steps)
+        return peak * (double) (step + 1) / (double) spec->warmup_steps;
+    if (strcmp(spec->schedule, "constant") == 0)
+        return step < cooldown
+                   ? peak
+                   : peak - (peak - low) * (double) (step - cooldown) / (double) spec->cooldown_steps;
+    return low + (peak - low) * 0.5 *
+                     (1 + cos(M_PI * (double) (step - spec->warmup_steps) /
+                              (double) (spec->steps - spec->warmup_steps)));
+}
+
+bool trainer_evaluates(const struct tlaw_spec *spec, int64_t step)
+{
+    if (step == 0 || step == spec->steps)
+        return true;
+    if (spec->eval_interval > 0)
+        return step % spec->eval_interval == 0;
+    for (int64_t point = 0; point < spec->eval_points - 1; point++) {
+        double at = exp((double) point / (double) (spec->eval_points - 1) * log((double) spec->steps));
+
+        if (llround(at) >= step)
+            return llround(at) == step;
+    }
+    return false;
+}
+
+/* The micro-batch whose first sequence has this number in the run. */
+static void fill_batch(struct trainer *trainer, int64_t sequence)
+{
+    const struct tlaw_spec *spec = &trainer->spec;
+    int64_t T = spec->context_length;
+
+    for (int64_t b = 0; b < spec->micro_batch; b++) {
+        const uint16_t *window =
+            trainer->tokens + rng_below((uint64_t) spec->seed, RNG_BATCH, (uint64_t) (sequence + b),
+                                        (uint64_t) (spec->train_tokens - T));
+
+        for (int64_t t = 0; t < T; t++) {
+            trainer->inputs[b * T + t] = window[t];
+            trainer->targets[b * T + t] = window[t + 1];
+        }
+    }
+}
+
+struct step_result trainer_step(struct trainer *trainer)
+{
+    const struct tlaw_spec *spec = &trainer->spec;
+    int64_t T = spec->context_length, rows = spec->micro_batch * T;
+    double scale = 1 / (double) (spec->batch_size * T), sum = 0;
+    struct step_result result = {.learning_rate = trainer_learning_rate(spec, trainer->step),
+                                 .grad_norm = NAN};
+
+    model_zero_gradients(trainer->model);
+    for (int64_t done = 0; done < spec->batch_size; done += spec->micro_batch) {
+        fill_batch(trainer, trainer->step * spec->batch_size + done);
+        model_backward(trainer->model, trainer->inputs, trainer->targets, (int) spec->micro_batch, (int) T,
+                       scale, trainer->losses);
+        for (int64_t row = 0; row < rows; row++)
+            sum += trainer->losses[row];
+    }
+    result.loss = sum * scale;
+    if (isfinite(result.loss))
+        result.grad_norm = model_update(trainer->model, trainer->step + 1, result.learning_rate);
+    result.diverged = !isfinite(result.grad_norm);
+    if (!result.diverged)
+        trainer->step++;
+    return result;
+}
+
+/* ---- validation ---- */
+
+static void add_to_sum(void *arg, const real *losses, int count)
+{
+    double *sum = arg;
+
+    for (int i = 0; i < count; i++)
+        *sum += losses[i];
+}
+
+double trainer_validate(struct trainer *trainer, int (*poll)(void *), void *arg)
+{
+    const struct tlaw_spec *spec = &trainer->spec;
+    const struct corpus *corpus = trainer->corpus;
+    double sum = 0;
+
+    if (evaluate_stream(trainer->model, spec, (int) spec->micro_batch,
+                        corpus->tokens + corpus->documents[PART_VALIDATION]->token_start, spec->eval_tokens,
+                        (int32_t) corpus->header->end_of_text, add_to_sum, &sum, poll, arg) < 0)
+        return NAN;
+    sum /= (double) spec->eval_tokens;
+    if (sum < trainer->best_loss) {
+        trainer->best_loss = sum;
+        trainer->best_step = trainer->step;
+        model_get(trainer->model, trainer->best);
+    }
+    return sum;
+}
+
+int64_t trainer_best_step(const struct trainer *trainer)
+{
+    return trainer->best_step;
+}
+
+void trainer_use_best(struct trainer *trainer)
+{
+    if (trainer->best_step >= 0)
+        model_set(trainer->model, trainer->best);
+}
+
+/* ---- state ---- */
+
+#define STATE_MAGIC   "tlawrun1"
+#define STATE_VECTORS 4 /* weights, m, v, best weights */
+
+struct state_header {
+    char magic[8];
+    int64_t size, element; /* bytes: of the whole state, of one number */
+    int64_t step, best_step;
+    double best_loss;
+    struct tlaw_spec spec; /* nothing after a string's end, so that equal means equal bytes */
+};
+
+static struct state_header state_header(const struct trainer *trainer)
+{
+    struct state_header header;
+    const struct tlaw_spec *spec = &trainer->spec;
+
+    memset(&header, 0, sizeof header);
+    memcpy(header.magic, STATE_MAGIC, sizeof header.magic);
+    header.element = sizeof(real);
+    header.size = (int64_t) (sizeof header + STATE_VECTORS * model_size(trainer->model) * sizeof(real));
+    header.step = trainer->step;
+    header.best_step = trainer->best_step;
+    header.best_loss = trainer->best_loss;
+#define COPY(name)        header.spec.name = spec->name;
+#define COPY_STRING(name) memcpy(header.spec.name, spec->name, strnlen(spec->name, TLAW_NAME_SIZE - 1));
+    TLAW_SPEC_FIELDS(COPY, COPY, COPY_STRING)
+    return header;
+}
+
+void *trainer_save(struct trainer *trainer, size_t *size)
+{
+    struct state_header header = state_header(trainer);
+    size_t n = model_size(trainer->model);
+    char *state = malloc(header.size);
+    real *vectors = (real *) (state + sizeof header);
+
+    if (!state)
+        return NULL;
+    memcpy(state, &header, sizeof header);
+    model_get(trainer->model, vectors);
+    model_get_moments(trainer->model, vectors + n, vectors + 2 * n);
+    memcpy(vectors + 3 * n, trainer->best, n * sizeof(real));
+    *size = (size_t) header.size;
+    return state;
+}
+
+static const char *state_fault(const struct trainer *trainer, const struct state_header *found, size_t size)
+{
+    struct state_header expected = state_header(trainer);
+
+    if (memcmp(found->magic, expected.magic, sizeof expected.magic) != 0)
+        return "it does not begin as a training state does";
+    if (memcmp(&found->spec, &expected.spec, sizeof expected.spec) != 0)
+        return "it belongs to another specification";
+    if (found->element != expected.element || found->size != expected.size || (int64_t) size != expected.size)
+        return "its size does not fit the model";
+    if (found->step < 0 || found->step > trainer->spec.steps || found->best_step < -1 ||
+        found->best_step > found->step || isnan(found->best_loss))
+        return "its step numbers are impossible";
+    return NULL;
+}
+
+int trainer_load(struct trainer *trainer, const void *state, size_t size, char *message, size_t message_size)
+{
+    struct state_header header;
+    size_t n = model_size(trainer->model);
+    const char *fault = "it is too short";
+
+    if (size >= sizeof header) {
+        memcpy(&header, state, sizeof header);
+        fault = state_fault(trainer, &header, size);
+    }
+    if (fault) {
+        snprintf(message, message_size, "a training state of %zu bytes cannot be used: %s", size, fault);
+        return -1;
+    }
+    const real *vectors = (const real *) ((const char *) state + sizeof header);
+    model_set(trainer->model, vectors);
+    model_set_moments(trainer->model, vectors + n, vectors + 2 * n);
+    memcpy(trainer->best, vectors + 3 * n, n * sizeof(real));
+    trainer->step = header.step;
+    trainer->best_step = header.best_step;
+    trainer->best_loss = header.best_loss;
+    return 0;
+}
