@@ -38,6 +38,7 @@
 
 #define SLICE_MS       100       /* longest wait */
 #define READ_SIZE      (1 << 18) /* bytes asked of the socket at once */
+#define BUFFER_SIZE    (1 << 18) /* bytes that engine_buffer gathers */
 #define LAST_WORDS     2048      /* bytes of stderr that are kept */
 #define EXIT_PATIENCE  5000      /* ms between an engine's end of file and its end */
 #define LOWEST_FREE_FD 16        /* where descriptors wait before they get their numbers */
@@ -422,15 +423,19 @@ static enum tlaw_message take_frame(struct engine *engine)
     return type;
 }
 
-void engine_send(struct engine *engine, enum tlaw_message type, const void *message)
+static void encode(struct engine *engine, enum tlaw_message type, const void *message)
+{
+    if (tlaw_wire_encode(&engine->out, type, message) != 0)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                        errmsg("a message of type %s to the engine is too large", tlaw_wire_name(type))));
+}
+
+/* Sends what was encoded. */
+static void flush(struct engine *engine)
 {
     size_t sent = 0;
 
     CHECK_FOR_INTERRUPTS();
-    engine->out.size = 0;
-    if (tlaw_wire_encode(&engine->out, type, message) != 0)
-        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                        errmsg("a message of type %s to the engine is too large", tlaw_wire_name(type))));
     while (sent < engine->out.size && !engine->end_of_file) {
         ssize_t n = send(engine->socket, engine->out.data + sent, engine->out.size - sent,
                          MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -438,10 +443,24 @@ void engine_send(struct engine *engine, enum tlaw_message type, const void *mess
         if (n > 0)
             sent += n;
         else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
-            return; /* it has gone; what it still said is read by engine_receive */
+            break; /* it has gone; what it still said is read by engine_receive */
         else if (!read_some(engine) && !engine->end_of_file)
             wait_socket(engine, WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE, SLICE_MS);
     }
+    engine->out.size = 0;
+}
+
+void engine_send(struct engine *engine, enum tlaw_message type, const void *message)
+{
+    encode(engine, type, message);
+    flush(engine);
+}
+
+void engine_buffer(struct engine *engine, enum tlaw_message type, const void *message)
+{
+    encode(engine, type, message);
+    if (engine->out.size >= BUFFER_SIZE)
+        flush(engine);
 }
 
 void engine_send_chunks(struct engine *engine, const void *data, size_t size)

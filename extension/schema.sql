@@ -14,6 +14,7 @@ CREATE TABLE @extschema@.tlaw_corpus (
     split_seed int8 NOT NULL,
     sha256 bytea NOT NULL,              -- of the token file
     file_bytes int8 NOT NULL,
+    tokenizer_offset int8 NOT NULL, tokenizer_bytes int8 NOT NULL,  -- of the tokenizer's definition in that file
     vocab_size int NOT NULL,
     documents int8 NOT NULL, tokens int8 NOT NULL, bytes int8 NOT NULL,
     train_documents int8 NOT NULL, train_tokens int8 NOT NULL, train_bytes int8 NOT NULL,

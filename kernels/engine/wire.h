@@ -81,7 +81,7 @@
     I64(documents) I64(tokens) I64(bytes) I64(vocab_size) I64(train_documents) I64(train_tokens)             \
     I64(train_bytes) I64(validation_documents) I64(validation_tokens) I64(validation_bytes)                  \
     I64(test_documents) I64(test_tokens) I64(test_bytes) I64(tokenizer_documents) I64(empty_documents)       \
-    I64(groups) I64(file_bytes) BLOB(sha256)
+    I64(groups) I64(file_bytes) I64(tokenizer_offset) I64(tokenizer_bytes) BLOB(sha256)
 #define TLAW_DEVICE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
     STR(device) STR(isa) TXT(name) I64(cores) I64(memory) F64(gflops) TXT(unusable)
 #define TLAW_ESTIMATED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \
