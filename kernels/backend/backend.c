@@ -6,20 +6,34 @@
 #include <stdio.h>
 #include <string.h>
 
+int backend_list(const struct backend *list[BACKEND_MOST])
+{
+    list[0] = &reference_backend;
+    return 1;
+}
+
 const struct backend *backend_find(const char *device, const char *isa, const char *precision, char *message,
                                    size_t message_size)
 {
+    const struct backend *list[BACKEND_MOST];
+    char accepted[512] = "";
+    int count = backend_list(list);
+
     if (strcmp(device, "cpu") != 0) {
-        snprintf(message, message_size, "device \"%s\" is not available; this build has \"cpu\"", device);
+        snprintf(message, message_size, "device \"%.60s\" is not available; this build has \"cpu\"", device);
         return NULL;
     }
-    if (strcmp(isa, "reference") == 0 && strcmp(precision, "float32") == 0)
-        return &reference_backend;
-    snprintf(
-        message, message_size,
-        "instruction set \"%s\" with precision \"%s\" is not available on this machine; \"reference\" with "
-        "\"float32\" is",
-        isa, precision);
+    for (int i = 0; i < count; i++) {
+        size_t used = strlen(accepted);
+
+        if (strcmp(list[i]->name, isa) == 0 && strcmp(list[i]->precision, precision) == 0)
+            return list[i];
+        snprintf(accepted + used, sizeof accepted - used, "%s%s with %s", i ? ", " : "", list[i]->name,
+                 list[i]->precision);
+    }
+    snprintf(message, message_size,
+             "instruction set \"%.60s\" with precision \"%.60s\" is not available on this machine; it has %s",
+             isa, precision, accepted);
     return NULL;
 }
 

@@ -2,13 +2,13 @@
  * The table of operations that a device must fill, and nothing else: models are sequences of these.
  *
  * Shapes: B sequences of T tokens, rows = B * T, C = d_model, H heads of C / H, V = vocab_size; row-major.
- * Two kinds of array: `real` (parameters, gradients, residual stream, statistics; float, or double in the test
- * build with -DTLAW_DOUBLE) and `act` (what only matrix products and attention read; its element is the
- * backend's choice, act_size bytes, so that a bf16 backend keeps it in bf16).  All pointers come from alloc, or
- * point into such a block at any whole element, and may be device memory: only upload and download cross over.
- * Invariants: gradients of parameters are accumulated (+=), every other output is overwritten unless said; inputs
- * and outputs of a call do not overlap; results do not depend on the number of threads; the same call gives the
- * same bits.
+ * Two kinds of array: `real` (parameters, gradients, residual stream, statistics; float, or double in the
+ * test build with -DTLAW_DOUBLE) and `act` (what only matrix products and attention read; its element is the
+ * backend's choice, act_size bytes, so that a bf16 backend keeps it in bf16).  All pointers come from alloc,
+ * or point into such a block at any whole element, and may be device memory: only upload and download cross
+ * over. Invariants: gradients of parameters are accumulated (+=), every other output is overwritten unless
+ * said; inputs and outputs of a call do not overlap; results do not depend on the number of threads; the same
+ * call gives the same bits.
  */
 #ifndef TLAW_BACKEND_H
 #define TLAW_BACKEND_H
@@ -45,19 +45,20 @@ struct backend {
     void (*act_to_real)(struct device *, real *out, const act *in, size_t n);
 
     /* x[rows,C] = wte[tokens] + wpe[position]; position of row r is r mod T */
-    void (*embedding_forward)(struct device *, real *x, const int32_t *tokens, const real *wte, const real *wpe,
-                              int B, int T, int C);
+    void (*embedding_forward)(struct device *, real *x, const int32_t *tokens, const real *wte,
+                              const real *wpe, int B, int T, int C);
     /* dwte, dwpe += dx */
     void (*embedding_backward)(struct device *, real *dwte, real *dwpe, const real *dx, const int32_t *tokens,
                                int B, int T, int C, int V);
 
     /*
-     * x (+= branch when not NULL, in place; branch is only read); y = (x - mean) rstd gamma + beta; beta may be
-     * NULL; eps 1e-5
+     * x (+= branch when not NULL, in place; branch is only read); y = (x - mean) rstd gamma + beta; beta may
+     * be NULL; eps 1e-5
      */
     void (*layernorm_forward)(struct device *, act *y, real *mean, real *rstd, real *x, const real *branch,
                               const real *gamma, const real *beta, int rows, int C);
-    /* dx += d(layernorm)/dx dy; dgamma, dbeta += (dbeta NULL: none); dy is real; x as layernorm_forward left it */
+    /* dx += d(layernorm)/dx dy; dgamma, dbeta += (dbeta NULL: none); dy is real; x as layernorm_forward left
+     * it */
     void (*layernorm_backward)(struct device *, real *dx, real *dgamma, real *dbeta, const real *dy,
                                const real *x, const real *mean, const real *rstd, const real *gamma, int rows,
                                int C);
@@ -69,25 +70,25 @@ struct backend {
     void (*linear_forward)(struct device *, act *y_act, real *y_real, act *pre, const act *x, const real *w,
                            const real *bias, int rows, int K, int N);
     /*
-     * dw += x^T dy; dbias += column sums of dy (NULL: none).  dx = dy w^T, times gelu'(pre) when pre is given.
-     * dy comes as act or as real; dx goes to dx_act or dx_real (both NULL: not wanted).
+     * dw += x^T dy; dbias += column sums of dy (NULL: none).  dx = dy w^T, times gelu'(pre) when pre is
+     * given. dy comes as act or as real; dx goes to dx_act or dx_real (both NULL: not wanted).
      */
     void (*linear_backward)(struct device *, act *dx_act, real *dx_real, real *dw, real *dbias,
-                            const act *dy_act, const real *dy_real, const act *pre, const act *x, const real *w,
-                            int rows, int K, int N);
+                            const act *dy_act, const real *dy_real, const act *pre, const act *x,
+                            const real *w, int rows, int K, int N);
 
     /* causal softmax attention, scale 1/sqrt(C/H).  qkv[rows,3C] = q | k | v; y[rows,C]; lse[B,H,T] */
     void (*attention_forward)(struct device *, act *y, real *lse, const act *qkv, int B, int T, int C, int H);
     void (*attention_backward)(struct device *, act *dqkv, const act *dy, const act *y, const real *lse,
                                const act *qkv, int B, int T, int C, int H);
     /* one new position of one sequence: appends k, v of qkv[3C] to caches [T,C] at `position`, y[C] */
-    void (*attention_decode)(struct device *, act *y, act *k_cache, act *v_cache, const act *qkv, int position,
-                             int C, int H);
+    void (*attention_decode)(struct device *, act *y, act *k_cache, act *v_cache, const act *qkv,
+                             int position, int C, int H);
 
     /*
-     * losses[rows] = -log softmax(x wte^T)[target]; a target of -1 counts nothing (its loss and dx are 0).  With
-     * dx given also dx[rows,C] and dwte += of scale * sum(losses), else both are NULL.  Never needs more than a
-     * bounded block of logits.
+     * losses[rows] = -log softmax(x wte^T)[target]; a target of -1 counts nothing (its loss and dx are 0).
+     * With dx given also dx[rows,C] and dwte += of scale * sum(losses), else both are NULL.  Never needs more
+     * than a bounded block of logits.
      */
     void (*cross_entropy)(struct device *, real *losses, real *dx, real *dwte, const act *x, const real *wte,
                           const int32_t *targets, double scale, int rows, int C, int V);
@@ -100,11 +101,15 @@ struct backend {
      * AdamW (Loshchilov & Hutter 2019) over n elements, step counted from 1; g is multiplied by grad_scale:
      * m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr (m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps) + decay p)
      */
-    void (*adamw)(struct device *, real *p, const real *g, real *m, real *v, size_t n, int64_t step, double lr,
-                  double beta1, double beta2, double eps, double decay, double grad_scale);
+    void (*adamw)(struct device *, real *p, const real *g, real *m, real *v, size_t n, int64_t step,
+                  double lr, double beta1, double beta2, double eps, double decay, double grad_scale);
 };
 
-/* The backend for a specification's device, isa and precision; NULL and a message when this machine has none. */
+#define BACKEND_MOST 16
+/* Every backend that this machine's CPU runs, the reference first; returns how many. */
+int backend_list(const struct backend *list[BACKEND_MOST]);
+/* The backend for a specification's device, isa and precision; NULL and a message when this machine has none.
+ */
 const struct backend *backend_find(const char *device, const char *isa, const char *precision, char *message,
                                    size_t message_size);
 /* The best instruction set that this machine runs: what isa = "" resolves to on the CPU. */
