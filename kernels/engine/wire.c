@@ -1,9 +1,9 @@
 /*
  * The checked encoder and decoder of the wire, generated from the field lists of wire.h.
  *
- * A number is 8 bytes, little-endian (doubles by their bits); a string its bytes and a NUL; a blob the rest of the
- * payload.  Invariants: no global state, nothing is written beyond the struct of the type decoded, an input that
- * is refused allocates nothing.  Compiled into the engine and into tlaw.so.
+ * A number is 8 bytes, little-endian (doubles by their bits); a string its bytes and a NUL; a blob the rest
+ * of the payload.  Invariants: no global state, nothing is written beyond the struct of the type decoded, an
+ * input that is refused allocates nothing.  Compiled into the engine and into tlaw.so.
  */
 #include "wire.h"
 
@@ -14,8 +14,7 @@
 
 /* ---- encoding ---- */
 
-static int
-reserve(struct tlaw_wire_buffer *out, size_t more)
+static int reserve(struct tlaw_wire_buffer *out, size_t more)
 {
     size_t capacity = out->capacity ? out->capacity : 256;
     unsigned char *data;
@@ -34,8 +33,7 @@ reserve(struct tlaw_wire_buffer *out, size_t more)
     return 0;
 }
 
-static int
-put_bytes(struct tlaw_wire_buffer *out, const void *data, size_t size)
+static int put_bytes(struct tlaw_wire_buffer *out, const void *data, size_t size)
 {
     if (size > TLAW_WIRE_MAX_PAYLOAD || reserve(out, size))
         return -1;
@@ -45,15 +43,13 @@ put_bytes(struct tlaw_wire_buffer *out, const void *data, size_t size)
     return 0;
 }
 
-static int
-put_u64(struct tlaw_wire_buffer *out, uint64_t value)
+static int put_u64(struct tlaw_wire_buffer *out, uint64_t value)
 {
     value = htole64(value);
     return put_bytes(out, &value, sizeof(value));
 }
 
-static int
-put_double(struct tlaw_wire_buffer *out, double value)
+static int put_double(struct tlaw_wire_buffer *out, double value)
 {
     uint64_t bits;
 
@@ -61,8 +57,7 @@ put_double(struct tlaw_wire_buffer *out, double value)
     return put_u64(out, bits);
 }
 
-static int
-put_string(struct tlaw_wire_buffer *out, const char *string, size_t size)
+static int put_string(struct tlaw_wire_buffer *out, const char *string, size_t size)
 {
     const char *end = memchr(string, 0, size);
 
@@ -85,8 +80,7 @@ put_string(struct tlaw_wire_buffer *out, const char *string, size_t size)
     if (put_bytes(out, m->name.data, m->name.size))                                                          \
         return -1;
 
-static int
-put_spec(struct tlaw_wire_buffer *out, const struct tlaw_spec *m)
+static int put_spec(struct tlaw_wire_buffer *out, const struct tlaw_spec *m)
 {
     TLAW_SPEC_FIELDS(PUT_I64, PUT_F64, PUT_STR)
     return 0;
@@ -100,8 +94,7 @@ put_spec(struct tlaw_wire_buffer *out, const struct tlaw_spec *m)
     }
 TLAW_WIRE_MESSAGES(PUT_MESSAGE)
 
-static int
-put_message(struct tlaw_wire_buffer *out, enum tlaw_message type, const void *message)
+static int put_message(struct tlaw_wire_buffer *out, enum tlaw_message type, const void *message)
 {
     switch (type) {
 #define PUT_CASE(NAME, name)                                                                                 \
@@ -116,8 +109,7 @@ put_message(struct tlaw_wire_buffer *out, enum tlaw_message type, const void *me
 }
 
 /* See wire.h.  Header: uint32 magic, uint32 type, uint64 payload bytes. */
-int
-tlaw_wire_encode(struct tlaw_wire_buffer *out, enum tlaw_message type, const void *message)
+int tlaw_wire_encode(struct tlaw_wire_buffer *out, enum tlaw_message type, const void *message)
 {
     size_t start = out->size;
     uint32_t words[2] = {htole32(TLAW_WIRE_MAGIC), htole32((uint32_t) type)};
@@ -133,8 +125,7 @@ tlaw_wire_encode(struct tlaw_wire_buffer *out, enum tlaw_message type, const voi
     return 0;
 }
 
-void
-tlaw_wire_buffer_free(struct tlaw_wire_buffer *buffer)
+void tlaw_wire_buffer_free(struct tlaw_wire_buffer *buffer)
 {
     free(buffer->data);
     memset(buffer, 0, sizeof(*buffer));
@@ -142,9 +133,8 @@ tlaw_wire_buffer_free(struct tlaw_wire_buffer *buffer)
 
 /* ---- decoding ---- */
 
-int
-tlaw_wire_header(const unsigned char header[TLAW_WIRE_HEADER], enum tlaw_message *type, size_t *payload,
-                 const char **reason)
+int tlaw_wire_header(const unsigned char header[TLAW_WIRE_HEADER], enum tlaw_message *type, size_t *payload,
+                     const char **reason)
 {
     uint32_t words[2];
     uint64_t size;
@@ -172,8 +162,7 @@ struct reader {
     const unsigned char *next, *end;
 };
 
-static bool
-get_u64(struct reader *in, uint64_t *value)
+static bool get_u64(struct reader *in, uint64_t *value)
 {
     if ((size_t) (in->end - in->next) < sizeof(*value))
         return false;
@@ -183,8 +172,7 @@ get_u64(struct reader *in, uint64_t *value)
     return true;
 }
 
-static bool
-get_i64(struct reader *in, int64_t *value)
+static bool get_i64(struct reader *in, int64_t *value)
 {
     uint64_t bits;
 
@@ -194,8 +182,7 @@ get_i64(struct reader *in, int64_t *value)
     return true;
 }
 
-static bool
-get_double(struct reader *in, double *value)
+static bool get_double(struct reader *in, double *value)
 {
     uint64_t bits;
 
@@ -205,8 +192,7 @@ get_double(struct reader *in, double *value)
     return true;
 }
 
-static bool
-get_string(struct reader *in, char *string, size_t size)
+static bool get_string(struct reader *in, char *string, size_t size)
 {
     size_t left = (size_t) (in->end - in->next);
     const unsigned char *end = left ? memchr(in->next, 0, left < size ? left : size) : NULL;
@@ -220,8 +206,7 @@ get_string(struct reader *in, char *string, size_t size)
     return true;
 }
 
-static void
-get_blob(struct reader *in, struct tlaw_blob *blob)
+static void get_blob(struct reader *in, struct tlaw_blob *blob)
 {
     blob->data = in->next;
     blob->size = (size_t) (in->end - in->next);
@@ -243,8 +228,7 @@ get_blob(struct reader *in, struct tlaw_blob *blob)
         return reason;
 #define GET_BLOB(name) get_blob(in, &m->name);
 
-static const char *
-get_spec(struct reader *in, struct tlaw_spec *m)
+static const char *get_spec(struct reader *in, struct tlaw_spec *m)
 {
     TLAW_SPEC_FIELDS(GET_I64, GET_F64, GET_STR)
     return NULL;
@@ -259,8 +243,7 @@ get_spec(struct reader *in, struct tlaw_spec *m)
     }
 TLAW_WIRE_MESSAGES(GET_MESSAGE)
 
-static const char *
-get_message(struct reader *in, enum tlaw_message type, void *message)
+static const char *get_message(struct reader *in, enum tlaw_message type, void *message)
 {
     switch (type) {
 #define GET_CASE(NAME, name)                                                                                 \
@@ -275,9 +258,8 @@ get_message(struct reader *in, enum tlaw_message type, void *message)
     return "unknown type of message";
 }
 
-int
-tlaw_wire_decode(enum tlaw_message type, const unsigned char *payload, size_t size, void *message,
-                 const char **reason)
+int tlaw_wire_decode(enum tlaw_message type, const unsigned char *payload, size_t size, void *message,
+                     const char **reason)
 {
     struct reader in = {payload, payload + size};
 
@@ -288,8 +270,7 @@ tlaw_wire_decode(enum tlaw_message type, const unsigned char *payload, size_t si
 }
 
 /* The name of a type as wire.h writes it ("TRAIN"); "unknown" for anything else. */
-const char *
-tlaw_wire_name(enum tlaw_message type)
+const char *tlaw_wire_name(enum tlaw_message type)
 {
     switch (type) {
 #define NAME_CASE(NAME, name)                                                                                \
