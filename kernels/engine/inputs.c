@@ -1,0 +1,266 @@
+/*
+ * What jobs work on: the checked specification, the device, the corpus, a model, documents.
+ *
+ * Invariant: everything returned here was checked; whatever is wrong ended the process through engine_fail.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void engine_check_range(struct engine *e, const char *name, double value, double low, double high)
+{
+    if (!(value >= low && value <= high))
+        engine_fail(e, "input", "%s = %.15g is not accepted: between %.15g and %.15g", name, value, low,
+                    high);
+}
+
+/* ---- specification ---- */
+
+#define SET_I64(name)                                                                                        \
+    if (spec->name == TLAW_UNSET)                                                                            \
+        return #name;
+#define SET_F64(name) SET_I64(name)
+#define SET_STR(name)                                                                                        \
+    if (!spec->name[0] && spec->name != spec->isa)                                                           \
+        return #name;
+
+/* The first field left out; NULL when all are set.  isa may be "": the best of this machine. */
+static const char *unset_field(const struct tlaw_spec *spec)
+{
+    TLAW_SPEC_FIELDS(SET_I64, SET_F64, SET_STR)
+    return NULL;
+}
+
+void engine_check_spec(struct engine *e, const struct tlaw_spec *spec, int64_t train_available,
+                       int64_t val_available)
+{
+    const char *unset = unset_field(spec);
+    struct tlaw_spec copy = *spec; /* with nothing unset, tlaw_spec_resolve only checks */
+    char message[TLAW_TEXT_SIZE];
+
+    if (unset)
+        engine_fail(e, "input", "the specification lacks %s", unset);
+    if (tlaw_spec_resolve(&copy, train_available, val_available, message, sizeof message))
+        engine_fail(e, "input", "%s", message);
+}
+
+/* ---- device ---- */
+
+void engine_open_device(struct engine *e, const struct tlaw_spec *spec, int64_t threads)
+{
+    const char *isa = spec->isa[0] ? spec->isa : backend_cpu_isa();
+    char message[TLAW_TEXT_SIZE];
+
+    engine_check_range(e, "threads", (double) threads, 1, 1024);
+    e->backend = backend_find(spec->device, isa, spec->precision, message, sizeof message);
+    if (!e->backend)
+        engine_fail(e, "input", "%s", message);
+    e->threads = (int) threads;
+    errno = 0;
+    e->device = e->backend->open(e->threads, message, sizeof message);
+    if (!e->device)
+        engine_fail_call(e, "internal", message);
+}
+
+/* Rows of the product grow until a call is long enough to measure; K and N are those of a large layer. */
+double engine_matrix_flops(struct engine *e, double seconds)
+{
+    enum { K = 1024, N = 1024, most_rows = 2048 };
+    const struct backend *b = e->backend;
+    const size_t x_size = most_rows * K * b->act_size, w_size = sizeof(real) * K * N;
+    const size_t y_size = sizeof(real) * most_rows * N;
+    act *x = b->alloc(e->device, x_size);
+    real *w = b->alloc(e->device, w_size), *y = b->alloc(e->device, y_size);
+    double start = engine_now(), best = 0, taken = 0;
+    real first;
+
+    if (!x || !w || !y)
+        engine_fail(e, "memory", "no memory to measure the device: %zu bytes", x_size + w_size + y_size);
+    for (int rows = 32; engine_now() - start + taken < seconds; engine_poll(e)) {
+        double begin = engine_now();
+
+        b->linear_forward(e->device, NULL, y, NULL, x, w, NULL, rows, K, N);
+        b->download(e->device, &first, y, sizeof first); /* waits for the device */
+        taken = engine_now() - begin;
+        if (2.0 * rows * K * N / taken > best)
+            best = 2.0 * rows * K * N / taken;
+        if (rows < most_rows && 2 * taken < (seconds - (engine_now() - start)) / 2)
+            rows *= 2;
+    }
+    b->free(e->device, x);
+    b->free(e->device, w);
+    b->free(e->device, y);
+    return best;
+}
+
+/* ---- corpus and model ---- */
+
+void engine_open_corpus(struct engine *e, const struct tlaw_spec *spec)
+{
+    char message[TLAW_TEXT_SIZE];
+
+    errno = 0;
+    if (corpus_open(&e->corpus, TLAW_FD_TOKENS, message, sizeof message))
+        engine_fail_call(e, "input", message);
+    errno = 0;
+    e->tokenizer = tokenizer_load(e->corpus.tokenizer, (size_t) e->corpus.header->tokenizer_bytes, message,
+                                  sizeof message);
+    if (!e->tokenizer)
+        engine_fail_call(e, "input", message);
+    if (spec && spec->vocab_size != e->corpus.header->vocab_size)
+        engine_fail(e, "input", "vocab_size = %" PRId64 " is not accepted: the corpus has %" PRId64 " tokens",
+                    spec->vocab_size, e->corpus.header->vocab_size);
+}
+
+struct model *engine_open_model(struct engine *e, const struct tlaw_spec *spec, int64_t model_bytes)
+{
+    void *file = model_bytes ? engine_receive_chunks(e, model_bytes, "model_bytes") : NULL;
+    char message[TLAW_TEXT_SIZE];
+    struct model *model;
+
+    errno = 0;
+    model =
+        model_create(spec, e->backend, e->device, (int) spec->micro_batch, false, message, sizeof message);
+    if (!model)
+        engine_fail_call(e, "input", message);
+    errno = 0;
+    if (!file)
+        model_init(model);
+    else if (model_import(model, file, (size_t) model_bytes, message, sizeof message))
+        engine_fail_call(e, "checkpoint", message);
+    free(file);
+    return model;
+}
+
+/* ---- documents ---- */
+
+/* What has been read so far: texts become tokens one by one, so that only one text is held. */
+struct reading {
+    unsigned char *text;
+    uint16_t *tokens;
+    struct corpus_document *documents;
+    int64_t *numbers;
+    size_t text_size, text_capacity;
+    int64_t token_count, token_capacity, count, capacity, number;
+};
+
+/* Doubles an array that is full; *capacity and needed in elements. */
+static void *grow(struct engine *e, void *array, size_t element, int64_t *capacity, int64_t needed)
+{
+    int64_t larger = *capacity ? *capacity : 1024;
+    void *grown;
+
+    while (larger < needed)
+        larger *= 2;
+    if (larger == *capacity)
+        return array;
+    grown = realloc(array, element * (size_t) larger);
+    if (!grown)
+        engine_fail(e, "memory", "no memory for the documents: %zu bytes", element * (size_t) larger);
+    *capacity = larger;
+    return grown;
+}
+
+static void add_text(struct engine *e, struct reading *r, const struct tlaw_document_message *frame)
+{
+    size_t group = frame->group_bytes > 0 ? (size_t) frame->group_bytes : 0;
+    int64_t capacity = (int64_t) r->text_capacity;
+
+    if (frame->group_bytes < -1 || group > frame->data.size)
+        engine_fail(e, "protocol", "group_bytes = %" PRId64 " is not accepted: -1 to %zu", frame->group_bytes,
+                    frame->data.size);
+    r->text = grow(e, r->text, 1, &capacity, (int64_t) (r->text_size + frame->data.size - group));
+    r->text_capacity = (size_t) capacity;
+    memcpy(r->text + r->text_size, (const char *) frame->data.data + group, frame->data.size - group);
+    r->text_size += frame->data.size - group;
+    if (r->text_size >= UINT32_MAX)
+        engine_fail(e, "input", "a document of %zu bytes is not accepted: less than 4 GiB", r->text_size);
+}
+
+static void end_document(struct engine *e, struct reading *r)
+{
+    struct corpus_document document = {.token_start = r->token_count, .bytes = (uint32_t) r->text_size};
+    int64_t capacity = r->capacity;
+
+    if (r->text_size > 0) {
+        r->tokens = grow(e, r->tokens, sizeof *r->tokens, &r->token_capacity,
+                         r->token_count + (int64_t) r->text_size + 1);
+        document.tokens =
+            (uint32_t) tokenizer_encode(e->tokenizer, r->text, r->text_size, r->tokens + r->token_count);
+        r->tokens[r->token_count + document.tokens++] = (uint16_t) e->corpus.header->end_of_text;
+        r->token_count += document.tokens;
+        r->documents = grow(e, r->documents, sizeof *r->documents, &capacity, r->count + 1);
+        r->numbers = grow(e, r->numbers, sizeof *r->numbers, &r->capacity, r->count + 1);
+        r->documents[r->count] = document;
+        r->numbers[r->count++] = r->number;
+    }
+    r->number++;
+    r->text_size = 0;
+}
+
+static void read_texts(struct engine *e, struct documents *out)
+{
+    struct reading r = {0};
+    union tlaw_any_message message;
+    enum tlaw_message type;
+    bool inside = false; /* a text whose last frame said `more` */
+
+    while ((type = engine_receive(e, &message)) != TLAW_END) {
+        if (type != TLAW_DOCUMENT)
+            engine_unexpected(e, type, "DOCUMENT or END");
+        add_text(e, &r, &message.document);
+        inside = message.document.more;
+        if (!inside)
+            end_document(e, &r);
+    }
+    if (inside)
+        engine_unexpected(e, type, "the rest of a DOCUMENT");
+    free(r.text);
+    *out = (struct documents){r.tokens, r.documents, r.numbers, r.count, {r.tokens, r.documents, r.numbers}};
+}
+
+/* A token beyond the vocabulary would be read outside the embedding. */
+static void check_tokens(struct engine *e, const struct documents *d)
+{
+    for (int64_t i = 0; i < d->count; i++)
+        for (uint32_t t = 0; t < d->documents[i].tokens; t++)
+            if (d->tokens[d->documents[i].token_start + t] >= e->corpus.header->vocab_size)
+                engine_fail(e, "input", "the corpus is damaged: token %d of a vocabulary of %" PRId64,
+                            d->tokens[d->documents[i].token_start + t], e->corpus.header->vocab_size);
+}
+
+void engine_read_documents(struct engine *e, const char *part, struct documents *out)
+{
+    const struct corpus *c = &e->corpus;
+    enum corpus_part p = strcmp(part, "validation") == 0 ? PART_VALIDATION : PART_TEST;
+
+    if (strcmp(part, "documents") == 0) {
+        read_texts(e, out);
+        return;
+    }
+    if (p == PART_TEST && strcmp(part, "test") != 0)
+        engine_fail(e, "input", "part = \"%s\" is not accepted: validation, test or documents", part);
+    *out = (struct documents){c->tokens, c->documents[p], NULL, c->header->documents[p], {NULL}};
+    check_tokens(e, out);
+}
+
+void engine_free_documents(struct documents *d)
+{
+    for (size_t i = 0; i < sizeof d->owned / sizeof *d->owned; i++)
+        free(d->owned[i]);
+}
+
+void engine_free(struct engine *e)
+{
+    tokenizer_free(e->tokenizer);
+    if (e->corpus.header)
+        corpus_close(&e->corpus);
+    if (e->device)
+        e->backend->close(e->device);
+    tlaw_wire_buffer_free(&e->in);
+    tlaw_wire_buffer_free(&e->out);
+}

@@ -1,0 +1,181 @@
+/*
+ * PROBE: what this machine has to compute with.  ESTIMATE: what a run would cost on it, by timing its own
+ * steps.
+ */
+#include "engine.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PROBE_SECONDS  0.1
+#define SAMPLE_SECONDS 0.25 /* spent timing one model of ESTIMATE */
+#define LONGEST_STEP   0.08 /* predicted seconds above which ESTIMATE takes a smaller model */
+
+/* ---- PROBE ---- */
+
+static int usable_cores(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                       : (int) sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* The value of a "key : value" line of a /proc file; "" when there is none. */
+static void read_key(const char *path, const char *key, char *value, size_t size)
+{
+    FILE *file = fopen(path, "r");
+    char line[512];
+    const char *colon;
+
+    value[0] = 0;
+    while (file && !value[0] && fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\n")] = 0;
+        if (strncmp(line, key, strlen(key)) == 0 && (colon = strchr(line, ':')))
+            snprintf(value, size, "%s", colon + 1 + strspn(colon + 1, " \t"));
+    }
+    if (file)
+        fclose(file);
+}
+
+/* Bytes this process may have: the machine's, or less where a control group (version 2) says so. */
+static int64_t usable_memory(void)
+{
+    int64_t memory = (int64_t) sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    char group[256], path[320];
+    long long limit;
+    FILE *file;
+
+    read_key("/proc/self/cgroup", "0:", group, sizeof group); /* "0::/path" */
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group[0] == ':' ? group + 1 : group);
+    file = fopen(path, "r");
+    if (file && fscanf(file, "%lld", &limit) == 1 && limit < memory)
+        memory = limit;
+    if (file)
+        fclose(file);
+    return memory;
+}
+
+/* The processor with its best instruction set in float32, on all cores that the affinity mask leaves. */
+void job_probe(struct engine *e, const union tlaw_any_message *request)
+{
+    struct tlaw_spec spec = {.device = "cpu", .precision = "float32"};
+    struct tlaw_device_message device = {.device = "cpu", .cores = usable_cores(), .memory = usable_memory()};
+
+    (void) request;
+    read_key("/proc/cpuinfo", "model name", device.name, sizeof device.name);
+    engine_open_device(e, &spec, device.cores);
+    snprintf(device.isa, sizeof device.isa, "%s", backend_cpu_isa());
+    device.gflops = engine_matrix_flops(e, PROBE_SECONDS) / 1e9;
+    engine_send(e, TLAW_DEVICE, &device);
+}
+
+/* ---- ESTIMATE ---- */
+
+struct cost { /* seconds */
+    double micro_step, update, forward;
+};
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *) a, y = *(const double *) b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int count)
+{
+    qsort(values, (size_t) count, sizeof *values, by_value);
+    return values[count / 2];
+}
+
+/* Times forward + backward, update and forward of a model on its own batch; medians, the first round not
+ * counted. */
+static struct cost time_model(struct engine *e, const struct tlaw_spec *spec)
+{
+    enum { most = 200 };
+    int B = (int) spec->micro_batch, T = (int) spec->context_length, rounds = 0;
+    double micro[most], update[most], forward[most], start = engine_now();
+    int32_t *tokens = engine_alloc(e, sizeof *tokens * (size_t) B * (size_t) T, "tokens");
+    real *losses = engine_alloc(e, sizeof *losses * (size_t) B * (size_t) T, "losses");
+    char message[TLAW_TEXT_SIZE];
+    struct model *model = model_create(spec, e->backend, e->device, B, true, message, sizeof message);
+
+    if (!model)
+        engine_fail(e, "memory", "%s", message);
+    model_init(model);
+    for (int i = 0; i < B * T; i++)
+        tokens[i] = (int32_t) ((i * 2654435761u) % (uint32_t) spec->vocab_size);
+    for (int round = -1; round < 1 || (round < most && engine_now() - start < SAMPLE_SECONDS); round++) {
+        double t[4];
+
+        engine_poll(e);
+        t[0] = engine_now();
+        model_zero_gradients(model);
+        model_backward(model, tokens, tokens, B, T, 1.0 / (B * T), losses);
+        t[1] = engine_now();
+        model_update(model, round + 2, 1e-4);
+        t[2] = engine_now();
+        model_forward(model, tokens, tokens, B, T, losses);
+        t[3] = engine_now();
+        if (round >= 0) {
+            micro[round] = t[1] - t[0];
+            update[round] = t[2] - t[1];
+            forward[round] = t[3] - t[2];
+            rounds = round + 1;
+        }
+    }
+    model_free(model);
+    free(tokens);
+    free(losses);
+    return (struct cost){median(micro, rounds), median(update, rounds), median(forward, rounds)};
+}
+
+/* a + (b - a) x, for b measured at x = 1; noise must not make a layer free. */
+static double extrapolate(double a, double b, double x)
+{
+    return a + (b > a ? b - a : 0) * x;
+}
+
+/*
+ * Seconds of a training step and of a scored token.  A run whose step would take long is measured with fewer
+ * sequences at once and with one and three layers, and extrapolated: a step is linear in both.
+ */
+void job_estimate(struct engine *e, const union tlaw_any_message *request)
+{
+    const struct tlaw_estimate_message m = request->estimate;
+    struct tlaw_spec spec = m.spec, small;
+    struct tlaw_estimated_message result = {.memory = tlaw_spec_memory(&m.spec)};
+    double sequence, sequences = (double) m.spec.batch_size, tokens;
+    struct cost cost;
+
+    engine_check_spec(e, &spec, INT64_MAX, INT64_MAX);
+    engine_open_device(e, &spec, m.threads);
+    /* a third of the product's speed is a guess that only decides how to measure */
+    sequence =
+        tlaw_spec_flops_per_token(&spec) * (double) spec.context_length / engine_matrix_flops(e, 0.03) * 3;
+    while (spec.micro_batch > 1 && sequence * (double) spec.micro_batch > LONGEST_STEP)
+        spec.micro_batch /= 2;
+    small = spec;
+    if (sequence > LONGEST_STEP && spec.n_layer > 3) {
+        struct cost three;
+        double x = (double) (spec.n_layer - 1) / 2;
+
+        small.n_layer = 1;
+        cost = time_model(e, &small);
+        small.n_layer = 3;
+        three = time_model(e, &small);
+        cost.micro_step = extrapolate(cost.micro_step, three.micro_step, x);
+        cost.update = extrapolate(cost.update, three.update, x);
+        cost.forward = extrapolate(cost.forward, three.forward, x);
+    } else {
+        cost = time_model(e, &small);
+    }
+    tokens = (double) (spec.micro_batch * spec.context_length);
+    result.seconds_per_step = sequences / (double) spec.micro_batch * cost.micro_step + cost.update;
+    result.seconds_per_eval_token = cost.forward / tokens;
+    engine_send(e, TLAW_ESTIMATED, &result);
+}

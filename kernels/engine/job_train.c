@@ -1,0 +1,326 @@
+/*
+ * TRAIN: a run from its first step, or from a resume state, to its test loss.
+ *
+ * Owns what the job adds to the trainer's state: the sums behind the reported averages, and the clocks.  They
+ * travel in a trailer behind trainer_save's block, so that a run that was stopped and resumed reports the
+ * same bits (times excepted).
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#define PROBE_SECONDS     0.05
+#define SMOOTHING_SECONDS 3.0
+
+/* The trailer of a resume state; sums are of per-step losses in the order of the steps. */
+struct tail {
+    char magic[8]; /* "tlawrun1" */
+    int64_t recent_steps, final_steps;
+    double recent_loss; /* since the last evaluation */
+    double final_loss;  /* over the last tenth of the run: RESULT's train_loss */
+    double train_seconds, eval_seconds;
+    double attainable_flops;  /* what the device's matrix product would have done in train_seconds */
+    unsigned char sha256[32]; /* of the state before and of the fields above */
+};
+
+struct run {
+    struct engine *e;
+    struct tlaw_spec spec;
+    struct trainer *trainer;
+    struct tail tail;
+    double flops_per_thread; /* FLOP/s */
+    double step_seconds;     /* smoothed */
+    double validate_seconds; /* of the last validation */
+    double loss;             /* of the last step */
+    double saved;            /* engine_now() of the last checkpoint */
+    const char *phase;
+};
+
+/* ---- progress ---- */
+
+/* Validations still to come: exact for an interval, near enough for steps evenly spaced in their logarithm.
+ */
+static double validations_left(const struct tlaw_spec *s, int64_t step)
+{
+    if (s->eval_interval > 0)
+        return ceil((double) (s->steps - step) / (double) s->eval_interval);
+    return (double) s->eval_points * (1 - log1p((double) step) / log1p((double) s->steps));
+}
+
+static void report_progress(struct run *r)
+{
+    const struct tlaw_spec *s = &r->spec;
+    int64_t step = trainer_step_number(r->trainer);
+    double test_seconds =
+        r->validate_seconds * (double) r->e->corpus.header->tokens[PART_TEST] / (double) s->eval_tokens;
+    struct tlaw_progress_message progress = {.step = step, .total = s->steps, .loss = r->loss};
+
+    if (r->step_seconds > 0)
+        progress.tokens_per_second = (double) (s->batch_size * s->context_length) / r->step_seconds;
+    progress.seconds_left = (double) (s->steps - step) * r->step_seconds +
+                            validations_left(s, step) * r->validate_seconds + test_seconds;
+    snprintf(progress.phase, sizeof progress.phase, "%s", r->phase);
+    engine_progress(r->e, &progress);
+}
+
+static int poll_run(void *arg)
+{
+    struct run *r = arg;
+
+    engine_poll(r->e);
+    report_progress(r);
+    return 0;
+}
+
+/* ---- resume state ---- */
+
+static void digest_state(struct run *r, const void *state, size_t size, const struct tail *tail,
+                         unsigned char digest[32])
+{
+    EVP_MD_CTX *hash = EVP_MD_CTX_new();
+
+    if (!hash || !EVP_DigestInit_ex(hash, EVP_sha256(), NULL) || !EVP_DigestUpdate(hash, state, size) ||
+        !EVP_DigestUpdate(hash, tail, offsetof(struct tail, sha256)) ||
+        !EVP_DigestFinal_ex(hash, digest, NULL))
+        engine_fail(r->e, "internal", "SHA-256 is not available");
+    EVP_MD_CTX_free(hash);
+}
+
+static void send_state(struct run *r)
+{
+    size_t size;
+    unsigned char *state = trainer_save(r->trainer, &size), *whole = NULL;
+
+    if (state)
+        whole = realloc(state, size + sizeof r->tail);
+    if (!whole)
+        engine_fail(r->e, "memory", "no memory for a checkpoint of %" PRId64 " parameters",
+                    tlaw_spec_params(&r->spec));
+    memcpy(r->tail.magic, "tlawrun1", sizeof r->tail.magic);
+    digest_state(r, whole, size, &r->tail, r->tail.sha256);
+    memcpy(whole + size, &r->tail, sizeof r->tail);
+    engine_send_checkpoint(r->e, "resume", trainer_step_number(r->trainer), whole, size + sizeof r->tail);
+    free(whole);
+    r->saved = engine_now();
+}
+
+static void load_state(struct run *r, int64_t bytes)
+{
+    unsigned char *state = engine_receive_chunks(r->e, bytes, "resume_bytes"), digest[32];
+    size_t size = (size_t) bytes - sizeof r->tail;
+    char message[TLAW_TEXT_SIZE];
+
+    if ((size_t) bytes < sizeof r->tail)
+        engine_fail(r->e, "checkpoint", "a resume state of %" PRId64 " bytes is too short", bytes);
+    memcpy(&r->tail, state + size, sizeof r->tail);
+    digest_state(r, state, size, &r->tail, digest);
+    if (memcmp(r->tail.magic, "tlawrun1", sizeof r->tail.magic) ||
+        memcmp(r->tail.sha256, digest, sizeof digest))
+        engine_fail(r->e, "checkpoint", "the resume state is damaged: its sha256 does not agree");
+    errno = 0;
+    if (trainer_load(r->trainer, state, size, message, sizeof message))
+        engine_fail_call(r->e, "checkpoint", message);
+    free(state);
+}
+
+/* ---- the loop ---- */
+
+static void validate(struct run *r, double grad_norm)
+{
+    struct tail *t = &r->tail;
+    struct tlaw_loss_message loss = {.step = trainer_step_number(r->trainer), .grad_norm = grad_norm};
+    double begin = engine_now();
+
+    r->phase = "validate";
+    loss.val_loss = trainer_validate(r->trainer, poll_run, r);
+    r->phase = "train";
+    r->validate_seconds = engine_now() - begin;
+    t->eval_seconds += r->validate_seconds;
+    if (!isfinite(loss.val_loss))
+        engine_fail(r->e, "diverged",
+                    "validation loss is %g at step %" PRId64
+                    ", gradient norm %.3g; try a lower learning_rate",
+                    loss.val_loss, loss.step, grad_norm);
+    loss.tokens_seen = loss.step * r->spec.batch_size * r->spec.context_length;
+    loss.train_loss = t->recent_steps ? t->recent_loss / (double) t->recent_steps : NAN;
+    loss.learning_rate = trainer_learning_rate(&r->spec, loss.step);
+    loss.seconds = t->train_seconds + t->eval_seconds;
+    t->recent_loss = 0;
+    t->recent_steps = 0;
+    engine_send(r->e, TLAW_LOSS, &loss);
+}
+
+/* One step and its accounts; returns the gradient norm. */
+static double step(struct run *r)
+{
+    struct tail *t = &r->tail;
+    double begin = engine_now(), seconds, share;
+    struct step_result result = trainer_step(r->trainer);
+    int64_t done = trainer_step_number(r->trainer); /* without a step that diverged */
+
+    r->e->step = done + result.diverged;
+    r->e->grad_norm = result.grad_norm;
+    if (result.diverged)
+        engine_fail(r->e, "diverged",
+                    "loss is %g at step %" PRId64 ", gradient norm %.3g; try a lower learning_rate",
+                    result.loss, r->e->step, result.grad_norm);
+    seconds = engine_now() - begin;
+    share = r->step_seconds > 0 ? 1 - exp(-seconds / SMOOTHING_SECONDS) : 1;
+    r->step_seconds += share * (seconds - r->step_seconds);
+    r->loss = result.loss;
+    t->train_seconds += seconds;
+    t->attainable_flops += seconds * r->flops_per_thread * r->e->threads;
+    t->recent_loss += result.loss;
+    t->recent_steps++;
+    if (done > r->spec.steps - (r->spec.steps + 9) / 10) {
+        t->final_loss += result.loss;
+        t->final_steps++;
+    }
+    return result.grad_norm;
+}
+
+static void train(struct run *r, double checkpoint_seconds)
+{
+    const struct tlaw_spec *s = &r->spec;
+
+    r->saved = engine_now();
+    if (trainer_step_number(r->trainer) == 0)
+        validate(r, NAN);
+    while (trainer_step_number(r->trainer) < s->steps) {
+        double grad_norm;
+
+        engine_poll(r->e);
+        grad_norm = step(r);
+        if (trainer_evaluates(s, trainer_step_number(r->trainer)))
+            validate(r, grad_norm);
+        if (engine_now() - r->saved >= checkpoint_seconds)
+            send_state(r);
+        report_progress(r);
+    }
+}
+
+/* ---- the end ---- */
+
+/* Peak resident bytes of this program; ru_maxrss would count the process that it was before exec as well. */
+static int64_t peak_memory(void)
+{
+    long long kilobytes = 0;
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+
+    while (status && fgets(line, sizeof line, status))
+        if (sscanf(line, "VmHWM: %lld kB", &kilobytes) == 1)
+            break;
+    if (status)
+        fclose(status);
+    return kilobytes * 1024;
+}
+
+/* Scores the kept weights on the test documents, and sends everything that remains of the run. */
+static void score_test(struct run *r, struct tlaw_result_message *result)
+{
+    struct documents d;
+    struct document_loss *records;
+    struct evaluation test;
+
+    engine_read_documents(r->e, "test", &d);
+    records = engine_alloc(r->e, (size_t) d.count * sizeof *records, "the losses of the test documents");
+    if (evaluate_documents(trainer_model(r->trainer), &r->spec, (int) r->spec.micro_batch, d.tokens,
+                           d.documents, d.count, (int32_t) r->e->corpus.header->end_of_text, records, &test,
+                           poll_run, r))
+        engine_fail(r->e, "memory", "no memory to score %" PRId64 " test documents", d.count);
+    engine_send_document_losses(r->e, records, d.count);
+    free(records);
+    engine_free_documents(&d);
+    result->test_loss = test.loss;
+    result->test_loss_se = test.loss_se;
+    result->bits_per_byte = test.bits_per_byte;
+    result->test_tokens = test.tokens;
+    result->test_bytes = test.bytes;
+    result->test_documents = test.documents;
+}
+
+static void send_model(struct run *r)
+{
+    size_t size;
+    void *file = model_export(trainer_model(r->trainer), &size);
+
+    if (!file)
+        engine_fail(r->e, "memory", "no memory for the weights of %" PRId64 " parameters",
+                    tlaw_spec_params(&r->spec));
+    engine_send_checkpoint(r->e, "model", trainer_best_step(r->trainer), file, size);
+    free(file);
+}
+
+/* Scores the kept weights on the test documents, and sends everything that remains of the run. */
+static void finish(struct run *r)
+{
+    const struct tlaw_spec *s = &r->spec;
+    const struct tail *t = &r->tail;
+    struct tlaw_result_message result = {.best_step = trainer_best_step(r->trainer)};
+    double begin = engine_now();
+
+    r->phase = "test";
+    trainer_use_best(r->trainer);
+    score_test(r, &result);
+    result.train_loss = t->final_loss / (double) t->final_steps;
+    trainer_subset(r->trainer, &result.train_bytes, &result.train_documents);
+    result.train_seconds = t->train_seconds;
+    result.eval_seconds = t->eval_seconds + (engine_now() - begin);
+    result.tokens_per_second = (double) (s->steps * s->batch_size * s->context_length) / t->train_seconds;
+    result.mfu = tlaw_spec_flops(s) / t->attainable_flops;
+    if (strcmp(s->checkpoint, "none") != 0)
+        send_model(r);
+    result.peak_memory = peak_memory();
+    engine_send(r->e, TLAW_RESULT, &result);
+}
+
+static void limit_memory(struct engine *e, const struct tlaw_spec *spec, int64_t limit)
+{
+    int64_t needed = tlaw_spec_memory(spec);
+    struct rlimit data = {(rlim_t) limit, (rlim_t) limit};
+
+    engine_check_range(e, "memory_limit", (double) limit, 0, 1e15);
+    if (limit == 0)
+        return;
+    if (needed > limit)
+        engine_fail(e, "memory", "the run needs %" PRId64 " MB, its limit is %" PRId64 " MB", needed >> 20,
+                    limit >> 20);
+    if (strcmp(spec->device, "cpu") == 0 && setrlimit(RLIMIT_DATA, &data))
+        engine_fail(e, "internal", "cannot set RLIMIT_DATA to %" PRId64 ": %s", limit, strerror(errno));
+}
+
+void job_train(struct engine *e, const union tlaw_any_message *request)
+{
+    const struct tlaw_train_message *m = &request->train;
+    struct run r = {.e = e, .spec = m->spec, .phase = "train"};
+    char message[TLAW_TEXT_SIZE];
+
+    if (!m->spec.isa[0])
+        engine_fail(e, "input", "the specification lacks isa");
+    engine_check_range(e, "checkpoint_seconds", m->checkpoint_seconds, 0, INFINITY);
+    engine_open_corpus(e, &m->spec);
+    engine_check_spec(e, &m->spec, e->corpus.header->tokens[PART_TRAIN],
+                      e->corpus.header->tokens[PART_VALIDATION]);
+    if (e->corpus.header->documents[PART_TEST] == 0)
+        engine_fail(e, "input", "the corpus has no test documents");
+    limit_memory(e, &m->spec, m->memory_limit);
+    engine_open_device(e, &m->spec, m->threads);
+    r.flops_per_thread = engine_matrix_flops(e, PROBE_SECONDS) / e->threads;
+    errno = 0;
+    r.trainer = trainer_create(&m->spec, &e->corpus, e->backend, e->device, message, sizeof message);
+    if (!r.trainer)
+        engine_fail_call(e, "input", message);
+    if (m->resume_bytes != 0)
+        load_state(&r, m->resume_bytes);
+    train(&r, m->checkpoint_seconds);
+    finish(&r);
+    trainer_free(r.trainer);
+}
