@@ -10,6 +10,18 @@ build/regress/%: regress/kernels/%.c build/libkernels.a
 	@mkdir -p $(@D)
 	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -Iregress/kernels -o $@ $< build/libkernels.a $(KERNEL_LIBS)
 
+# The model on the reference backend in float64, for finite differences.
+DOUBLE_OBJS = $(patsubst %.c,build/double/%.o,kernels/backend/reference.c $(wildcard kernels/model/*.c))
+build/double/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -DTLAW_DOUBLE -c $< -o $@
+build/double/libkernels.a: $(DOUBLE_OBJS)
+	rm -f $@; $(AR) rcs $@ $^
+
+build/regress/test_gradients: regress/kernels/test_gradients.c build/double/libkernels.a
+	@mkdir -p $(@D)
+	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -DTLAW_DOUBLE -o $@ $^ -lm
+
 kernel-tests: $(KERNEL_TESTS)
 
 # make test [TESTS="name ..."]: packages, build, a throw-away server, everything that checks.
