@@ -58,11 +58,11 @@ extern char *engine_death(struct engine *engine);
 
 /*
  * The token file of a corpus, from the cache under base/pgsql_tmp/pgsql_tmp_tlaw/, rebuilt from
- * tlaw_corpus_shard when it is missing (corpus.c).  Returns an open read-only descriptor that the caller
+ * tlaw_corpus_shard when it is missing (token_file.c).  Returns an open read-only descriptor that the caller
  * closes.
  */
 extern int corpus_token_file(const char *corpus);
-/* A fresh temporary file there, already unlinked (corpus.c). */
+/* A fresh temporary file there, already unlinked (token_file.c). */
 extern int tlaw_temporary_file(void);
 
 #endif

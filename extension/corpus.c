@@ -1,0 +1,323 @@
+/*
+ * Corpora: freezing a table's text, and dropping what was frozen.
+ *
+ * tlaw_create_corpus: checks -> a freeze engine -> the documents, read as the caller -> the engine splits, tokenises
+ * and writes a token file that has no name -> the corpus's row and shards, written as the extension's owner, all in
+ * the caller's transaction.
+ * Invariant: whatever fails or rolls back leaves no row, file or process: the files are unlinked from the start (the
+ * cache is filled by the first run, token_file.c), the engine belongs to the query's resource owner.
+ */
+#include "documents.h"
+#include "token_file.h"
+
+#include <math.h>
+#include <unistd.h>
+
+#include "catalog/pg_type.h"
+#include "utils/lsyscache.h"
+
+#define MIN_BPE_VOCABULARY 512
+#define MAX_BPE_VOCABULARY 65535
+#define MAX_SEED           (INT64CONST(1) << 53) /* whole numbers that a float8 holds */
+
+/* The arguments of tlaw_create_corpus, checked. */
+struct corpus_arguments {
+    struct document_source source;
+    char *name, *text_column, *group_column, *tokenizer;
+    double validation_fraction, test_fraction;
+    int64 split_seed;
+};
+
+/* ---- arguments ---- */
+
+static void require_argument(FunctionCallInfo fcinfo, int i, const char *name)
+{
+    if (PG_ARGISNULL(i))
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", name)));
+}
+
+/* One row with columns of a corpus; an error when there is none. SPI is connected. */
+static void select_corpus(const char *sql, const char *name)
+{
+    Oid types[] = {TEXTOID};
+    Datum values[] = {CStringGetTextDatum(name)};
+
+    if (tlaw_execute(SPI_OK_SELECT, sql, 1, types, values, NULL) == 0)
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("corpus \"%s\" does not exist", name),
+                        errhint("The view tlaw_corpora lists corpora.")));
+}
+
+static char *row_text(int column)
+{
+    return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+}
+
+static int64 row_int8(int column)
+{
+    bool null;
+
+    return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &null));
+}
+
+/* An error unless the current row's first column is a role of the caller's. */
+static void require_corpus_owner(const char *name)
+{
+    tlaw_require_owner(row_text(1), "corpus", quote_identifier(name));
+}
+
+static void check_name(const char *name)
+{
+    Oid types[] = {TEXTOID};
+    Datum values[] = {CStringGetTextDatum(name)};
+    struct tlaw_session session;
+
+    if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_NAME),
+                        errmsg("name must have 1 to %d bytes, \"%s\" has %zu", NAMEDATALEN - 1, name, strlen(name))));
+    tlaw_begin(&session);
+    if (tlaw_execute(SPI_OK_SELECT, "SELECT 1 FROM @.tlaw_corpus WHERE corpus = $1", 1, types, values, NULL) > 0)
+        ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT), errmsg("corpus \"%s\" already exists", name),
+                        errhint("Give another name, or drop it with tlaw_drop_corpus.")));
+    tlaw_end(&session);
+}
+
+/* 'bytes', 'bpe:N', or 'corpus:NAME' of a corpus of the caller's. */
+static void check_tokenizer(const char *tokenizer)
+{
+    struct tlaw_session session;
+
+    if (strcmp(tokenizer, "bytes") == 0)
+        return;
+    if (strncmp(tokenizer, "bpe:", 4) == 0 && strlen(tokenizer) <= 9 && tokenizer[4] != '\0' &&
+        strspn(tokenizer + 4, "0123456789") == strlen(tokenizer + 4)) {
+        if (atoi(tokenizer + 4) >= MIN_BPE_VOCABULARY && atoi(tokenizer + 4) <= MAX_BPE_VOCABULARY)
+            return;
+    } else if (strncmp(tokenizer, "corpus:", 7) == 0) {
+        tlaw_begin(&session);
+        select_corpus("SELECT owner FROM @.tlaw_corpus WHERE corpus = $1", tokenizer + 7);
+        require_corpus_owner(tokenizer + 7);
+        tlaw_end(&session);
+        return;
+    }
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("tokenizer must be 'bytes', 'bpe:N' with N from %d to %d, or 'corpus:NAME', not '%s'",
+                           MIN_BPE_VOCABULARY, MAX_BPE_VOCABULARY, tokenizer)));
+}
+
+static double check_fraction(const char *name, float8 value)
+{
+    if (!(value > 0 && value < 1))
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("%s must be greater than 0 and less than 1, not %s", name,
+                               float8out_internal(value))));
+    return value;
+}
+
+static void check_arguments(FunctionCallInfo fcinfo, struct corpus_arguments *a)
+{
+    static const char *const names[] = {"source", "text_column", NULL, "tokenizer", NULL, "validation_fraction",
+                                        "test_fraction", "split_seed"};
+    int i;
+
+    for (i = 0; i < lengthof(names); i++) {
+        if (names[i])
+            require_argument(fcinfo, i, names[i]);
+    }
+    a->text_column = NameStr(*PG_GETARG_NAME(1));
+    a->group_column = PG_ARGISNULL(4) ? NULL : NameStr(*PG_GETARG_NAME(4));
+    a->tokenizer = text_to_cstring(PG_GETARG_TEXT_PP(3));
+    a->validation_fraction = check_fraction("validation_fraction", PG_GETARG_FLOAT8(5));
+    a->test_fraction = check_fraction("test_fraction", PG_GETARG_FLOAT8(6));
+    if (a->validation_fraction + a->test_fraction >= 1)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("validation_fraction and test_fraction must leave something to train on: %s + %s is "
+                               "not less than 1",
+                               float8out_internal(a->validation_fraction), float8out_internal(a->test_fraction))));
+    a->split_seed = tlaw_count_argument("split_seed", PG_GETARG_FLOAT8(7), 0, MAX_SEED);
+    document_source_open(&a->source, PG_GETARG_OID(0), a->text_column, a->group_column);
+    a->name = PG_ARGISNULL(2) ? get_rel_name(PG_GETARG_OID(0)) : text_to_cstring(PG_GETARG_TEXT_PP(2));
+    check_name(a->name);
+    check_tokenizer(a->tokenizer);
+}
+
+/* ---- freezing ---- */
+
+/* The stored definition of another corpus's tokenizer. */
+static char *read_tokenizer(const char *corpus, size_t *size)
+{
+    struct tlaw_session session;
+    int64 offset;
+    char *definition;
+    ssize_t got;
+    int fd;
+
+    tlaw_begin(&session);
+    select_corpus("SELECT tokenizer_offset, tokenizer_bytes FROM @.tlaw_corpus WHERE corpus = $1", corpus);
+    offset = row_int8(1);
+    *size = row_int8(2);
+    tlaw_end(&session);
+    definition = palloc(*size);
+    fd = corpus_token_file(corpus);
+    got = pread(fd, definition, *size, offset);
+    close(fd);
+    if (got != (ssize_t) *size)
+        ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
+                        errmsg("could not read the tokenizer of corpus \"%s\"", corpus)));
+    return definition;
+}
+
+static void send_freeze(struct engine *engine, const struct corpus_arguments *a)
+{
+    struct tlaw_freeze_message freeze = {.validation_fraction = a->validation_fraction,
+                                         .test_fraction = a->test_fraction,
+                                         .split_seed = a->split_seed,
+                                         .threads = tlaw_threads};
+
+    if (strncmp(a->tokenizer, "corpus:", 7) == 0) {
+        size_t size;
+        char *definition = read_tokenizer(a->tokenizer + 7, &size);
+
+        strcpy(freeze.tokenizer, "given");
+        freeze.tokenizer_bytes = size;
+        engine_send(engine, TLAW_FREEZE, &freeze);
+        engine_send_chunks(engine, definition, size);
+    } else {
+        strlcpy(freeze.tokenizer, a->tokenizer, sizeof(freeze.tokenizer));
+        engine_send(engine, TLAW_FREEZE, &freeze);
+    }
+}
+
+static void insert_corpus(const struct corpus_arguments *a, const struct document_counts *counts,
+                          const struct tlaw_frozen_message *f, bytea *sha256)
+{
+    const Oid types[] = {TEXTOID, NAMEOID, TEXTOID, NAMEOID, NAMEOID, TEXTOID, FLOAT8OID, FLOAT8OID, INT8OID,
+                         BYTEAOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+                         INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+                         INT8OID, INT8OID, INT8OID};
+    const int64 numbers[] = {f->file_bytes, f->tokenizer_offset, f->tokenizer_bytes, f->vocab_size, f->documents,
+                             f->tokens, f->bytes, f->train_documents, f->train_tokens, f->train_bytes,
+                             f->validation_documents, f->validation_tokens, f->validation_bytes,
+                             f->test_documents, f->test_tokens, f->test_bytes, f->tokenizer_documents,
+                             counts->nulls, counts->empties};
+    Datum values[lengthof(types)];
+    char nulls[lengthof(types) + 1];
+    struct tlaw_session session;
+    int i;
+
+    memset(nulls, ' ', sizeof(nulls));
+    values[0] = CStringGetTextDatum(a->name);
+    values[1] = DirectFunctionCall1(namein, CStringGetDatum(tlaw_caller_name()));
+    values[2] = CStringGetTextDatum(a->source.relation);
+    values[3] = DirectFunctionCall1(namein, CStringGetDatum(a->text_column));
+    values[4] = a->group_column ? DirectFunctionCall1(namein, CStringGetDatum(a->group_column)) : (Datum) 0;
+    nulls[4] = a->group_column ? ' ' : 'n';
+    values[5] = CStringGetTextDatum(a->tokenizer);
+    values[6] = Float8GetDatum(a->validation_fraction);
+    values[7] = Float8GetDatum(a->test_fraction);
+    values[8] = Int64GetDatum(a->split_seed);
+    values[9] = PointerGetDatum(sha256);
+    StaticAssertStmt(lengthof(numbers) + 10 + 1 == lengthof(types) + 1 + 0, "a type for every value");
+    for (i = 0; i < lengthof(numbers); i++)
+        values[10 + i] = Int64GetDatum(numbers[i]);
+    tlaw_begin(&session);
+    tlaw_execute(SPI_OK_INSERT,
+                 "INSERT INTO @.tlaw_corpus (corpus, owner, source, text_column, group_column, tokenizer,"
+                 " validation_fraction, test_fraction, split_seed, sha256, file_bytes, tokenizer_offset,"
+                 " tokenizer_bytes, vocab_size, documents, tokens, bytes, train_documents, train_tokens, train_bytes,"
+                 " validation_documents, validation_tokens, validation_bytes, test_documents, test_tokens, test_bytes,"
+                 " tokenizer_documents, null_documents, empty_documents)"
+                 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,"
+                 " $21, $22, $23, $24, $25, $26, $27, $28, $29)",
+                 lengthof(types), types, values, nulls);
+    tlaw_end(&session);
+}
+
+/* Freezes into the file `fd`, which stays open, and stores what came out. */
+static void freeze(const struct corpus_arguments *a, int fd)
+{
+    int tokens_fd = dup(fd);
+    int spool_fd = tlaw_temporary_file();
+    struct engine *engine;
+    struct document_counts counts;
+    struct tlaw_frozen_message frozen;
+    bytea *sha256;
+
+    engine = engine_start(tokens_fd, spool_fd, (int64) tlaw_max_run_memory << 20);
+    send_freeze(engine, a);
+    counts = documents_send(engine, &a->source);
+    if (counts.documents == 0)
+        ereport(ERROR, (errcode(ERRCODE_NO_DATA),
+                        errmsg("source: %s has no text in column \"%s\"", a->source.relation, a->text_column),
+                        errdetail(INT64_FORMAT " rows are null, " INT64_FORMAT " are empty.", counts.nulls,
+                                  counts.empties)));
+    frozen = *(const struct tlaw_frozen_message *) engine_expect(engine, TLAW_FROZEN, progress_notice);
+    if (frozen.sha256.size != 32)
+        ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
+                        errmsg("the engine sent a sha256 of %zu bytes", frozen.sha256.size)));
+    sha256 = palloc(VARHDRSZ + 32);
+    SET_VARSIZE(sha256, VARHDRSZ + 32);
+    memcpy(VARDATA(sha256), frozen.sha256.data, 32);
+    engine_stop(engine);
+    insert_corpus(a, &counts, &frozen, sha256);
+    token_file_store(a->name, fd, frozen.file_bytes, (unsigned char *) VARDATA(sha256));
+}
+
+PG_FUNCTION_INFO_V1(tlaw_create_corpus);
+/* tlaw_create_corpus(source, text_column, name, tokenizer, group_column, validation_fraction, test_fraction, split_seed) */
+Datum tlaw_create_corpus(PG_FUNCTION_ARGS)
+{
+    struct corpus_arguments arguments;
+    int fd;
+
+    check_arguments(fcinfo, &arguments);
+    fd = tlaw_temporary_file();
+    PG_TRY();
+    {
+        freeze(&arguments, fd);
+    }
+    PG_FINALLY();
+    {
+        close(fd);
+    }
+    PG_END_TRY();
+    PG_RETURN_TEXT_P(cstring_to_text(arguments.name));
+}
+
+/* ---- dropping ---- */
+
+static void refuse_used(const char *name)
+{
+    Oid types[] = {TEXTOID};
+    Datum values[] = {CStringGetTextDatum(name)};
+    int64 runs;
+
+    tlaw_execute(SPI_OK_SELECT, "SELECT count(*) FROM @.tlaw_run WHERE corpus = $1", 1, types, values, NULL);
+    runs = row_int8(1);
+    if (runs > 0)
+        ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+                        errmsg("corpus \"%s\" has " INT64_FORMAT " %s", name, runs, runs == 1 ? "run" : "runs"),
+                        errhint("Drop them first with tlaw_drop_run.")));
+}
+
+PG_FUNCTION_INFO_V1(tlaw_drop_corpus);
+/* tlaw_drop_corpus(name) */
+Datum tlaw_drop_corpus(PG_FUNCTION_ARGS)
+{
+    char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+    Oid types[] = {TEXTOID};
+    Datum values[] = {CStringGetTextDatum(name)};
+    struct tlaw_session session;
+    bool null;
+    Datum sha256;
+
+    tlaw_begin(&session);
+    /* locked first: a run that is being submitted holds the row's key until it commits */
+    select_corpus("SELECT owner, sha256 FROM @.tlaw_corpus WHERE corpus = $1 FOR UPDATE", name);
+    require_corpus_owner(name);
+    sha256 = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null);
+    token_file_forget((unsigned char *) VARDATA_ANY(DatumGetByteaPP(sha256)));
+    refuse_used(name);
+    tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_corpus WHERE corpus = $1", 1, types, values, NULL);
+    tlaw_end(&session);
+    PG_RETURN_VOID();
+}
