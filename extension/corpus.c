@@ -1,11 +1,11 @@
 /*
  * Corpora: freezing a table's text, and dropping what was frozen.
  *
- * tlaw_create_corpus: checks -> a freeze engine -> the documents, read as the caller -> the engine splits, tokenises
- * and writes a token file that has no name -> the corpus's row and shards, written as the extension's owner, all in
- * the caller's transaction.
- * Invariant: whatever fails or rolls back leaves no row, file or process: the files are unlinked from the start (the
- * cache is filled by the first run, token_file.c), the engine belongs to the query's resource owner.
+ * tlaw_create_corpus: checks -> a freeze engine -> the documents, read as the caller -> the engine splits,
+ * tokenises and writes a token file that has no name -> the corpus's row and shards, written as the
+ * extension's owner, all in the caller's transaction. Invariant: whatever fails or rolls back leaves no row,
+ * file or process: the files are unlinked from the start (the cache is filled by the first run,
+ * token_file.c), the engine belongs to the query's resource owner.
  */
 #include "documents.h"
 #include "token_file.h"
@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "catalog/pg_type.h"
+#include "utils/float.h"
 #include "utils/lsyscache.h"
 
 #define MIN_BPE_VOCABULARY 512
@@ -72,10 +73,11 @@ static void check_name(const char *name)
     struct tlaw_session session;
 
     if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_NAME),
-                        errmsg("name must have 1 to %d bytes, \"%s\" has %zu", NAMEDATALEN - 1, name, strlen(name))));
+        ereport(ERROR, (errcode(ERRCODE_INVALID_NAME), errmsg("name must have 1 to %d bytes, \"%s\" has %zu",
+                                                              NAMEDATALEN - 1, name, strlen(name))));
     tlaw_begin(&session);
-    if (tlaw_execute(SPI_OK_SELECT, "SELECT 1 FROM @.tlaw_corpus WHERE corpus = $1", 1, types, values, NULL) > 0)
+    if (tlaw_execute(SPI_OK_SELECT, "SELECT 1 FROM @.tlaw_corpus WHERE corpus = $1", 1, types, values, NULL) >
+        0)
         ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT), errmsg("corpus \"%s\" already exists", name),
                         errhint("Give another name, or drop it with tlaw_drop_corpus.")));
     tlaw_end(&session);
@@ -99,9 +101,10 @@ static void check_tokenizer(const char *tokenizer)
         tlaw_end(&session);
         return;
     }
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                    errmsg("tokenizer must be 'bytes', 'bpe:N' with N from %d to %d, or 'corpus:NAME', not '%s'",
-                           MIN_BPE_VOCABULARY, MAX_BPE_VOCABULARY, tokenizer)));
+    ereport(ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+             errmsg("tokenizer must be 'bytes', 'bpe:N' with N from %d to %d, or 'corpus:NAME', not '%s'",
+                    MIN_BPE_VOCABULARY, MAX_BPE_VOCABULARY, tokenizer)));
 }
 
 static double check_fraction(const char *name, float8 value)
@@ -115,7 +118,8 @@ static double check_fraction(const char *name, float8 value)
 
 static void check_arguments(FunctionCallInfo fcinfo, struct corpus_arguments *a)
 {
-    static const char *const names[] = {"source", "text_column", NULL, "tokenizer", NULL, "validation_fraction",
+    static const char *const names[] = {"source",        "text_column", NULL,
+                                        "tokenizer",     NULL,          "validation_fraction",
                                         "test_fraction", "split_seed"};
     int i;
 
@@ -129,10 +133,11 @@ static void check_arguments(FunctionCallInfo fcinfo, struct corpus_arguments *a)
     a->validation_fraction = check_fraction("validation_fraction", PG_GETARG_FLOAT8(5));
     a->test_fraction = check_fraction("test_fraction", PG_GETARG_FLOAT8(6));
     if (a->validation_fraction + a->test_fraction >= 1)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("validation_fraction and test_fraction must leave something to train on: %s + %s is "
-                               "not less than 1",
-                               float8out_internal(a->validation_fraction), float8out_internal(a->test_fraction))));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("validation_fraction and test_fraction must leave something to train on: %s + %s is "
+                        "not less than 1",
+                        float8out_internal(a->validation_fraction), float8out_internal(a->test_fraction))));
     a->split_seed = tlaw_count_argument("split_seed", PG_GETARG_FLOAT8(7), 0, MAX_SEED);
     document_source_open(&a->source, PG_GETARG_OID(0), a->text_column, a->group_column);
     a->name = PG_ARGISNULL(2) ? get_rel_name(PG_GETARG_OID(0)) : text_to_cstring(PG_GETARG_TEXT_PP(2));
@@ -190,17 +195,29 @@ static void send_freeze(struct engine *engine, const struct corpus_arguments *a)
 static void insert_corpus(const struct corpus_arguments *a, const struct document_counts *counts,
                           const struct tlaw_frozen_message *f, bytea *sha256)
 {
-    const Oid types[] = {TEXTOID, NAMEOID, TEXTOID, NAMEOID, NAMEOID, TEXTOID, FLOAT8OID, FLOAT8OID, INT8OID,
-                         BYTEAOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
-                         INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
-                         INT8OID, INT8OID, INT8OID};
-    const int64 numbers[] = {f->file_bytes, f->tokenizer_offset, f->tokenizer_bytes, f->vocab_size, f->documents,
-                             f->tokens, f->bytes, f->train_documents, f->train_tokens, f->train_bytes,
-                             f->validation_documents, f->validation_tokens, f->validation_bytes,
-                             f->test_documents, f->test_tokens, f->test_bytes, f->tokenizer_documents,
-                             counts->nulls, counts->empties};
+    const int64 numbers[] = {f->file_bytes,
+                             f->tokenizer_offset,
+                             f->tokenizer_bytes,
+                             f->vocab_size,
+                             f->documents,
+                             f->tokens,
+                             f->bytes,
+                             f->train_documents,
+                             f->train_tokens,
+                             f->train_bytes,
+                             f->validation_documents,
+                             f->validation_tokens,
+                             f->validation_bytes,
+                             f->test_documents,
+                             f->test_tokens,
+                             f->test_bytes,
+                             f->tokenizer_documents,
+                             counts->nulls,
+                             counts->empties};
+    Oid types[10 + lengthof(numbers)] = {TEXTOID, NAMEOID,   TEXTOID,   NAMEOID, NAMEOID,
+                                         TEXTOID, FLOAT8OID, FLOAT8OID, INT8OID, BYTEAOID};
     Datum values[lengthof(types)];
-    char nulls[lengthof(types) + 1];
+    char nulls[lengthof(types)];
     struct tlaw_session session;
     int i;
 
@@ -216,33 +233,34 @@ static void insert_corpus(const struct corpus_arguments *a, const struct documen
     values[7] = Float8GetDatum(a->test_fraction);
     values[8] = Int64GetDatum(a->split_seed);
     values[9] = PointerGetDatum(sha256);
-    StaticAssertStmt(lengthof(numbers) + 10 + 1 == lengthof(types) + 1 + 0, "a type for every value");
-    for (i = 0; i < lengthof(numbers); i++)
+    for (i = 0; i < lengthof(numbers); i++) {
+        types[10 + i] = INT8OID;
         values[10 + i] = Int64GetDatum(numbers[i]);
+    }
     tlaw_begin(&session);
-    tlaw_execute(SPI_OK_INSERT,
-                 "INSERT INTO @.tlaw_corpus (corpus, owner, source, text_column, group_column, tokenizer,"
-                 " validation_fraction, test_fraction, split_seed, sha256, file_bytes, tokenizer_offset,"
-                 " tokenizer_bytes, vocab_size, documents, tokens, bytes, train_documents, train_tokens, train_bytes,"
-                 " validation_documents, validation_tokens, validation_bytes, test_documents, test_tokens, test_bytes,"
-                 " tokenizer_documents, null_documents, empty_documents)"
-                 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,"
-                 " $21, $22, $23, $24, $25, $26, $27, $28, $29)",
-                 lengthof(types), types, values, nulls);
+    tlaw_execute(
+        SPI_OK_INSERT,
+        "INSERT INTO @.tlaw_corpus (corpus, owner, source, text_column, group_column, tokenizer,"
+        " validation_fraction, test_fraction, split_seed, sha256, file_bytes, tokenizer_offset,"
+        " tokenizer_bytes, vocab_size, documents, tokens, bytes, train_documents, train_tokens, train_bytes,"
+        " validation_documents, validation_tokens, validation_bytes, test_documents, test_tokens, test_bytes,"
+        " tokenizer_documents, null_documents, empty_documents)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,"
+        " $21, $22, $23, $24, $25, $26, $27, $28, $29)",
+        lengthof(types), types, values, nulls);
     tlaw_end(&session);
 }
 
 /* Freezes into the file `fd`, which stays open, and stores what came out. */
 static void freeze(const struct corpus_arguments *a, int fd)
 {
-    int tokens_fd = dup(fd);
     int spool_fd = tlaw_temporary_file();
     struct engine *engine;
     struct document_counts counts;
     struct tlaw_frozen_message frozen;
     bytea *sha256;
 
-    engine = engine_start(tokens_fd, spool_fd, (int64) tlaw_max_run_memory << 20);
+    engine = engine_start(dup(fd), spool_fd, (int64) tlaw_max_run_memory << 20);
     send_freeze(engine, a);
     counts = documents_send(engine, &a->source);
     if (counts.documents == 0)
@@ -263,7 +281,8 @@ static void freeze(const struct corpus_arguments *a, int fd)
 }
 
 PG_FUNCTION_INFO_V1(tlaw_create_corpus);
-/* tlaw_create_corpus(source, text_column, name, tokenizer, group_column, validation_fraction, test_fraction, split_seed) */
+/* tlaw_create_corpus(source, text_column, name, tokenizer, group_column, validation_fraction, test_fraction,
+ * split_seed) */
 Datum tlaw_create_corpus(PG_FUNCTION_ARGS)
 {
     struct corpus_arguments arguments;
@@ -294,9 +313,10 @@ static void refuse_used(const char *name)
     tlaw_execute(SPI_OK_SELECT, "SELECT count(*) FROM @.tlaw_run WHERE corpus = $1", 1, types, values, NULL);
     runs = row_int8(1);
     if (runs > 0)
-        ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-                        errmsg("corpus \"%s\" has " INT64_FORMAT " %s", name, runs, runs == 1 ? "run" : "runs"),
-                        errhint("Drop them first with tlaw_drop_run.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+                 errmsg("corpus \"%s\" has " INT64_FORMAT " %s", name, runs, runs == 1 ? "run" : "runs"),
+                 errhint("Drop them first with tlaw_drop_run.")));
 }
 
 PG_FUNCTION_INFO_V1(tlaw_drop_corpus);

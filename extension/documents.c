@@ -50,17 +50,18 @@ static char *text_columns(Relation relation)
 static void check_relation(Relation relation)
 {
     switch (relation->rd_rel->relkind) {
-        case RELKIND_RELATION:
-        case RELKIND_PARTITIONED_TABLE:
-        case RELKIND_VIEW:
-        case RELKIND_MATVIEW:
-        case RELKIND_FOREIGN_TABLE:
-            return;
-        default:
-            ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-                            errmsg("source must be a table, partitioned table, view, materialized view or foreign "
-                                   "table, which \"%s\" is not",
-                                   RelationGetRelationName(relation))));
+    case RELKIND_RELATION:
+    case RELKIND_PARTITIONED_TABLE:
+    case RELKIND_VIEW:
+    case RELKIND_MATVIEW:
+    case RELKIND_FOREIGN_TABLE:
+        return;
+    default:
+        ereport(ERROR,
+                (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+                 errmsg("source must be a table, partitioned table, view, materialized view or foreign "
+                        "table, which \"%s\" is not",
+                        RelationGetRelationName(relation))));
     }
 }
 
@@ -85,15 +86,15 @@ static void build_query(struct document_source *source, Relation relation, const
     source->is_text = type != BYTEAOID;
     if (source->is_text && !is_text_type(type))
         ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
-                        errmsg("text_column: column \"%s\" of \"%s\" is of type %s, which is not text", text_column,
-                               RelationGetRelationName(relation), format_type_be(type)),
+                        errmsg("text_column: column \"%s\" of \"%s\" is of type %s, which is not text",
+                               text_column, RelationGetRelationName(relation), format_type_be(type)),
                         errhint("Its columns of text are: %s.", text_columns(relation))));
     if (group_column)
         column_type(relation, "group_column", group_column);
     source->relation = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
                                                   RelationGetRelationName(relation));
-    source->query = psprintf("SELECT %s::pg_catalog.%s, %s::pg_catalog.text FROM %s", quote_identifier(text_column),
-                             source->is_text ? "text" : "bytea",
+    source->query = psprintf("SELECT %s::pg_catalog.%s, %s::pg_catalog.text FROM %s",
+                             quote_identifier(text_column), source->is_text ? "text" : "bytea",
                              group_column ? quote_identifier(group_column) : "NULL", source->relation);
 }
 
@@ -103,7 +104,8 @@ void document_source_open(struct document_source *source, Oid oid, const char *t
     Relation relation = try_relation_open(oid, AccessShareLock);
 
     if (relation == NULL)
-        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("source: there is no relation with OID %u", oid)));
+        ereport(ERROR,
+                (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("source: there is no relation with OID %u", oid)));
     check_relation(relation);
     build_query(source, relation, text_column, group_column);
     relation_close(relation, AccessShareLock);
@@ -175,8 +177,8 @@ static void send_document(struct engine *engine, struct span group, struct span 
 
     if (group.size > MAX_GROUP_BYTES)
         ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                        errmsg("group_column: a key of %zu bytes is too long; at most %d are accepted", group.size,
-                               MAX_GROUP_BYTES)));
+                        errmsg("group_column: a key of %zu bytes is too long; at most %d are accepted",
+                               group.size, MAX_GROUP_BYTES)));
     message.group_bytes = group.data ? (int64) group.size : -1;
     do {
         size_t piece = Min(text.size - done, PIECE_SIZE);
@@ -248,15 +250,16 @@ static void receiver_nothing(DestReceiver *self)
 
 struct document_counts documents_send(struct engine *engine, const struct document_source *source)
 {
-    struct document_receiver receiver = {.base = {receive_row, receiver_startup, receiver_nothing,
-                                                  receiver_nothing, DestNone},
-                                         .engine = engine,
-                                         .source = source};
+    struct document_receiver receiver = {
+        .base = {receive_row, receiver_startup, receiver_nothing, receiver_nothing, DestNone},
+        .engine = engine,
+        .source = source};
     SPIExecuteOptions options = {.must_return_tuples = true, .dest = &receiver.base};
     struct tlaw_end_message end;
     int result;
 
-    receiver.row_context = AllocSetContextCreate(CurrentMemoryContext, "tlaw document", ALLOCSET_DEFAULT_SIZES);
+    receiver.row_context =
+        AllocSetContextCreate(CurrentMemoryContext, "tlaw document", ALLOCSET_DEFAULT_SIZES);
     notice_due(true);
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "SPI_connect failed");

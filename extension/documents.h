@@ -1,8 +1,8 @@
 /*
  * A user's table as a stream of documents for an engine.
  *
- * Read once, by a query of the caller's with the caller's rights (row-level security and column privileges apply), one
- * row at a time: never more than one text is in memory.
+ * Read once, by a query of the caller's with the caller's rights (row-level security and column privileges
+ * apply), one row at a time: never more than one text is in memory.
  */
 #ifndef TLAW_DOCUMENTS_H
 #define TLAW_DOCUMENTS_H
@@ -21,14 +21,16 @@ struct document_counts {
 };
 
 /*
- * Checks that relation has rows and text_column holds text (text, varchar, char, name, json, jsonb, xml or a type
- * of the string category) or bytea; group_column: NULL, or a column of any type.  Errors name the argument.
+ * Checks that relation has rows and text_column holds text (text, varchar, char, name, json, jsonb, xml or a
+ * type of the string category) or bytea; group_column: NULL, or a column of any type.  Errors name the
+ * argument.
  */
 extern void document_source_open(struct document_source *source, Oid relation, const char *text_column,
                                  const char *group_column);
 /*
- * Sends every row as DOCUMENT frames, NULL as an empty text, so that the engine numbers rows from 0; then END.  Text
- * goes as UTF-8.  A NOTICE every few seconds; cancellable.  SPI must not be connected as another user.
+ * Sends every row as DOCUMENT frames, NULL as an empty text, so that the engine numbers rows from 0; then
+ * END.  Text goes as UTF-8.  A NOTICE every few seconds; cancellable.  SPI must not be connected as another
+ * user.
  */
 extern struct document_counts documents_send(struct engine *engine, const struct document_source *source);
 /* Reports PROGRESS as a NOTICE every few seconds; for engine_expect and engine_next. */

@@ -1,10 +1,10 @@
 /*
  * The cache of token files: base/pgsql_tmp/pgsql_tmp_tlaw/<sha256 in hex>.
  *
- * Invariants: the tables are the truth and the cache may vanish at any time (PostgreSQL leaves pgsql_tmp out of base
- * backups and wipes it when it starts); a file has its final name only after its sha256 was checked, by an atomic
- * rename, so that any number of processes may build the same one at once; a file that is open stays readable when it
- * is removed.
+ * Invariants: the tables are the truth and the cache may vanish at any time (PostgreSQL leaves pgsql_tmp out
+ * of base backups and wipes it when it starts); a file has its final name only after its sha256 was checked,
+ * by an atomic rename, so that any number of processes may build the same one at once; a file that is open
+ * stays readable when it is removed.
  */
 #include "token_file.h"
 
@@ -114,9 +114,10 @@ static void read_exactly(int fd, char *data, size_t size)
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            ereport(ERROR, (errcode_for_file_access(),
-                            n < 0 ? errmsg("could not read a token file: %m")
-                                  : errmsg("a token file ended after %zu of %zu bytes of a shard", done, size)));
+            ereport(ERROR,
+                    (errcode_for_file_access(),
+                     n < 0 ? errmsg("could not read a token file: %m")
+                           : errmsg("a token file ended after %zu of %zu bytes of a shard", done, size)));
         done += n;
     }
 }
@@ -159,8 +160,9 @@ void token_file_store(const char *corpus, int fd, int64 file_bytes, const unsign
         values[0] = CStringGetTextDatum(corpus);
         values[1] = Int32GetDatum(shard++);
         values[2] = PointerGetDatum(data);
-        tlaw_execute(SPI_OK_INSERT, "INSERT INTO @.tlaw_corpus_shard (corpus, shard, data) VALUES ($1, $2, $3)", 3,
-                     types, values, NULL);
+        tlaw_execute(SPI_OK_INSERT,
+                     "INSERT INTO @.tlaw_corpus_shard (corpus, shard, data) VALUES ($1, $2, $3)", 3, types,
+                     values, NULL);
         tlaw_end(&session);
     }
     if (!hash_is(hash, sha256))
@@ -181,8 +183,8 @@ static size_t write_shard(const char *corpus, int32 shard, int fd, const char *p
     tlaw_begin(&session);
     values[0] = CStringGetTextDatum(corpus);
     values[1] = Int32GetDatum(shard);
-    if (tlaw_execute(SPI_OK_SELECT, "SELECT data FROM @.tlaw_corpus_shard WHERE corpus = $1 AND shard = $2", 2, types,
-                     values, NULL) > 0) {
+    if (tlaw_execute(SPI_OK_SELECT, "SELECT data FROM @.tlaw_corpus_shard WHERE corpus = $1 AND shard = $2",
+                     2, types, values, NULL) > 0) {
         bool null;
         bytea *data = DatumGetByteaPP(
             SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null)); /* NOT NULL */
@@ -211,11 +213,12 @@ static void rebuild(const char *corpus, const char *path, int64 file_bytes, cons
         while ((size = write_shard(corpus, shard++, fd, building, hash)) > 0)
             done += size;
         if (!hash_is(hash, sha256) || done != file_bytes)
-            ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
-                            errmsg("the stored shards of corpus \"%s\" are damaged", corpus),
-                            errdetail("Their " INT64_FORMAT " bytes do not have the corpus's sha256 or its length "
-                                      "of " INT64_FORMAT " bytes.",
-                                      done, file_bytes)));
+            ereport(ERROR,
+                    (errcode(ERRCODE_DATA_CORRUPTED),
+                     errmsg("the stored shards of corpus \"%s\" are damaged", corpus),
+                     errdetail("Their " INT64_FORMAT " bytes do not have the corpus's sha256 or its length "
+                               "of " INT64_FORMAT " bytes.",
+                               done, file_bytes)));
         if (rename(building, path) != 0)
             ereport(ERROR, (errcode_for_file_access(),
                             errmsg("could not rename file \"%s\" to \"%s\": %m", building, path)));
@@ -257,12 +260,13 @@ int corpus_token_file(const char *corpus)
     int fd;
 
     tlaw_begin(&session);
-    if (tlaw_execute(SPI_OK_SELECT, "SELECT sha256, file_bytes FROM @.tlaw_corpus WHERE corpus = $1", 1, types, values,
-                     NULL) == 0)
+    if (tlaw_execute(SPI_OK_SELECT, "SELECT sha256, file_bytes FROM @.tlaw_corpus WHERE corpus = $1", 1,
+                     types, values, NULL) == 0)
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("corpus \"%s\" does not exist", corpus)));
-    memcpy(sha256,
-           VARDATA_ANY(DatumGetByteaPP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null))),
-           SHA256_SIZE);
+    memcpy(
+        sha256,
+        VARDATA_ANY(DatumGetByteaPP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null))),
+        SHA256_SIZE);
     file_bytes = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
     tlaw_end(&session);
 
