@@ -1,0 +1,173 @@
+/*
+ * The fast CPU backend's device: memory, scratch, threads; and which instruction sets this machine has.
+ */
+#include "cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define HUGE_PAGE (UINT64_C(2) << 20)
+
+extern const struct backend cpu_backend_portable;
+#if defined(__x86_64__)
+extern const struct backend cpu_backend_avx2, cpu_backend_avx512;
+#endif
+
+const char *cpu_best_isa(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        return "avx512";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return "avx2";
+#endif
+    return "portable";
+}
+
+const struct backend *cpu_backend(const char *isa, const char *precision)
+{
+    const struct backend *backends[] = {
+        &cpu_backend_portable,
+#if defined(__x86_64__)
+        &cpu_backend_avx2,
+        &cpu_backend_avx512,
+#endif
+    };
+    const char *best = cpu_best_isa();
+
+    /* from the least to the best that this machine has */
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
+        if (strcmp(backends[i]->name, isa) == 0 && strcmp(backends[i]->precision, precision) == 0)
+            return backends[i];
+        if (strcmp(backends[i]->name, best) == 0)
+            break;
+    }
+    return NULL;
+}
+
+/* Memory of at least a huge page is aligned to one and asks for them: fewer translations to look up. */
+static void *allocate(size_t bytes)
+{
+    size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
+    size_t rounded = (bytes + 63) & ~(size_t) 63;
+    void *memory;
+
+    if (rounded < bytes || posix_memalign(&memory, alignment, rounded ? rounded : 64) != 0)
+        return NULL;
+    if (bytes >= HUGE_PAGE)
+        madvise(memory, rounded & ~(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    return memory;
+}
+
+static void *grow(struct buffer *buffer, size_t bytes)
+{
+    if (buffer->size < bytes) {
+        free(buffer->memory);
+        buffer->memory = allocate(bytes);
+        if (!buffer->memory) {
+            fprintf(stderr, "out of memory: %zu bytes of scratch for the CPU backend\n", bytes);
+            exit(EXIT_FAILURE);
+        }
+        buffer->size = bytes;
+    }
+    return buffer->memory;
+}
+
+void *device_shared(struct device *device, enum scratch which, size_t bytes)
+{
+    return grow(&device->shared[which], bytes);
+}
+
+void *device_own(struct device *device, int thread, size_t bytes)
+{
+    return grow(&device->own[thread], bytes);
+}
+
+static void free_own(struct device *device)
+{
+    for (int i = 0; device->own && i < pool_threads(device->pool); i++)
+        free(device->own[i].memory);
+    free(device->own);
+    device->own = NULL;
+}
+
+struct device *cpu_open(int threads, char *message, size_t message_size)
+{
+    struct device *device = calloc(1, sizeof *device);
+
+    if (threads < 1) {
+        snprintf(message, message_size, "threads = %d: at least 1 is needed", threads);
+        free(device);
+        return NULL;
+    }
+    if (device)
+        device->pool = pool_create(threads);
+    if (device && device->pool)
+        device->own = calloc((size_t) threads, sizeof *device->own);
+    if (!device || !device->own) {
+        snprintf(message, message_size, "could not start %d threads", threads);
+        if (device)
+            cpu_close(device);
+        return NULL;
+    }
+    return device;
+}
+
+void cpu_close(struct device *device)
+{
+    free_own(device);
+    for (int i = 0; i < SCRATCH_COUNT; i++)
+        free(device->shared[i].memory);
+    pool_free(device->pool);
+    free(device);
+}
+
+/* The results do not depend on it, so a number that cannot be had leaves the old one. */
+void cpu_set_threads(struct device *device, int threads)
+{
+    if (threads < 1 || threads == pool_threads(device->pool))
+        return;
+    struct pool *pool = pool_create(threads);
+    struct buffer *own = calloc((size_t) threads, sizeof *own);
+
+    if (!pool || !own) {
+        fprintf(stderr, "could not start %d threads; staying with %d\n", threads, pool_threads(device->pool));
+        pool_free(pool);
+        free(own);
+        return;
+    }
+    free_own(device);
+    pool_free(device->pool);
+    device->pool = pool;
+    device->own = own;
+}
+
+void *cpu_alloc(struct device *device, size_t bytes)
+{
+    void *memory = allocate(bytes);
+
+    (void) device;
+    return memory ? memset(memory, 0, bytes) : NULL;
+}
+
+void cpu_free(struct device *device, void *memory)
+{
+    (void) device;
+    free(memory);
+}
+
+void cpu_copy(struct device *device, void *to, const void *from, size_t bytes)
+{
+    (void) device;
+    memcpy(to, from, bytes);
+}
+
+void cpu_zero(struct device *device, void *memory, size_t bytes)
+{
+    (void) device;
+    memset(memory, 0, bytes);
+}

@@ -1,0 +1,30 @@
+/* The backend table of one instruction set. */
+#include "isa.h"
+
+const struct backend ISA_NAME(cpu_backend) = {
+    .name = QUOTE(ISA),
+    .precision = "float32",
+    .act_size = sizeof(float),
+    .open = cpu_open,
+    .close = cpu_close,
+    .set_threads = cpu_set_threads,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .upload = cpu_copy,
+    .download = cpu_copy,
+    .zero = cpu_zero,
+    .act_to_real = ISA_NAME(act_to_real),
+    .embedding_forward = ISA_NAME(embedding_forward),
+    .embedding_backward = ISA_NAME(embedding_backward),
+    .layernorm_forward = ISA_NAME(layernorm_forward),
+    .layernorm_backward = ISA_NAME(layernorm_backward),
+    .linear_forward = ISA_NAME(linear_forward),
+    .linear_backward = ISA_NAME(linear_backward),
+    .attention_forward = ISA_NAME(attention_forward),
+    .attention_backward = ISA_NAME(attention_backward),
+    .attention_decode = ISA_NAME(attention_decode),
+    .cross_entropy = ISA_NAME(cross_entropy),
+    .logits = ISA_NAME(logits),
+    .sum_squares = ISA_NAME(sum_squares),
+    .adamw = ISA_NAME(adamw),
+};

@@ -1,0 +1,88 @@
+/*
+ * The head: logits, softmax, loss and their gradients over blocks of rows, in place in one block of logits.
+ *
+ * A block holds LOGITS floats or 256 rows, whichever is more; its logits become their own gradients.  The roof is
+ * that of the three products.
+ */
+#include "isa.h"
+
+#define LOGITS      (4L << 20)
+#define ROWS_A_UNIT 8
+
+struct head {
+    float *logits, *losses;
+    const int32_t *targets;
+    float scale;
+    long rows, V, ld; /* rows of logits are ld apart */
+    bool gradient;
+};
+
+static void softmax_unit(void *arg, long unit, int thread)
+{
+    const struct head *w = arg;
+    long end = (unit + 1) * ROWS_A_UNIT < w->rows ? (unit + 1) * ROWS_A_UNIT : w->rows, V = w->V, v;
+
+    (void) thread;
+    for (long row = unit * ROWS_A_UNIT; row < end; row++) {
+        float *x = w->logits + row * w->ld;
+        int32_t target = w->targets[row];
+        vf largest_lane = splat(-1e30f), sums = {0};
+        float target_logit = target < 0 ? 0.0f : x[target], sum = 0.0f;
+
+        if (target < 0) {
+            w->losses[row] = 0.0f;
+            memset(x, 0, (size_t) V * sizeof *x);
+            continue;
+        }
+        for (v = 0; v + VW <= V; v += VW)
+            largest_lane = vmax(largest_lane, load(x + v));
+        float largest = vlargest(largest_lane);
+        for (; v < V; v++)
+            largest = x[v] > largest ? x[v] : largest;
+        for (v = 0; v < V; v += VW) {
+            vf e = vexp(load_n(x + v, V - v) - largest);
+
+            store_n(x + v, e, V - v);
+            if (v + VW <= V)
+                sums += e;
+        }
+        for (v = V / VW * VW; v < V; v++)
+            sum += x[v];
+        sum += vsum(sums);
+        w->losses[row] = largest + logf(sum) - target_logit;
+        if (!w->gradient)
+            continue;
+        for (v = 0; v < V; v += VW)
+            store_n(x + v, load_n(x + v, V - v) * (w->scale / sum), V - v);
+        x[target] -= w->scale;
+    }
+}
+
+void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real *dwte, const act *x,
+                             const real *wte, const int32_t *targets, double scale, int rows, int C, int V)
+{
+    long ld = (V + 15L) / 16 * 16, block = LOGITS / V > 256 ? LOGITS / V : 256;
+    float *logits;
+
+    block = block < rows ? block : rows;
+    logits = device_shared(device, SCRATCH_LOGITS, (size_t) (block * ld) * sizeof *logits);
+    for (long row = 0; row < rows; row += block) {
+        long n = rows - row < block ? rows - row : block;
+        const float *input = (const float *) x + row * C;
+        struct head w = {.logits = logits, .losses = losses + row, .targets = targets + row, .scale = (float) scale,
+                         .rows = n, .V = V, .ld = ld, .gradient = dx != NULL};
+
+        ISA_NAME(product)
+        (device, &(struct product){.M = n, .N = V, .K = C, .a = input, .a_row = C, .a_col = 1, .b = wte, .b_row = 1,
+                                   .b_col = C, .c = logits, .c_row = ld});
+        pool_run(device->pool, (n + ROWS_A_UNIT - 1) / ROWS_A_UNIT, softmax_unit, &w);
+        if (!dx)
+            continue;
+        ISA_NAME(product)
+        (device, &(struct product){.M = n, .N = C, .K = V, .a = logits, .a_row = ld, .a_col = 1, .b = wte,
+                                   .b_row = C, .b_col = 1, .c = dx + row * C, .c_row = C});
+        ISA_NAME(product)
+        (device, &(struct product){.M = V, .N = C, .K = n, .a = logits, .a_row = 1, .a_col = ld, .b = input,
+                                   .b_row = C, .b_col = 1, .c = dwte, .c_row = C, .accumulate = true});
+    }
+}
