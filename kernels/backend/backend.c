@@ -1,6 +1,7 @@
 /*
  * The registry: which backend serves a specification's device, instruction set and precision.
  */
+#include "cpu/cpu.h"
 #include "reference.h"
 
 #include <stdio.h>
@@ -8,8 +9,14 @@
 
 int backend_list(const struct backend *list[BACKEND_MOST])
 {
-    list[0] = &reference_backend;
-    return 1;
+    static const char *const isas[] = {"portable", "avx2", "avx512"};
+    int count = 0;
+
+    list[count++] = &reference_backend;
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
+        if ((list[count] = cpu_backend(isas[i], "float32")))
+            count++;
+    return count;
 }
 
 const struct backend *backend_find(const char *device, const char *isa, const char *precision, char *message,
@@ -39,5 +46,5 @@ const struct backend *backend_find(const char *device, const char *isa, const ch
 
 const char *backend_cpu_isa(void)
 {
-    return "reference";
+    return cpu_best_isa();
 }

@@ -2,9 +2,9 @@
  * The fast CPU backend, seen from inside: the opened device (thread pool, scratch) and the choice of an
  * instruction set.
  *
- * The operations are in isa_*.c, compiled once an instruction set (portable, avx2, avx512); isa.h is what these
- * share.  Invariants: an operation is cut into units by its shape, each unit writes its own outputs and adds up
- * in an order that only the shape decides, so the bits do not depend on the number of threads.
+ * The operations are in isa_*.c, compiled once an instruction set (portable, avx2, avx512); isa.h is what
+ * these share.  Invariants: an operation is cut into units by its shape, each unit writes its own outputs and
+ * adds up in an order that only the shape decides, so the bits do not depend on the number of threads.
  */
 #ifndef TLAW_CPU_H
 #define TLAW_CPU_H
@@ -41,8 +41,8 @@ struct device {
 };
 
 /*
- * Scratch memory, 64-byte aligned, contents undefined, kept until the device is closed; a later call may move it.
- * An operation cannot fail, so a scratch that cannot be had ends the process with a message.
+ * Scratch memory, 64-byte aligned, contents undefined, kept until the device is closed; a later call may move
+ * it. An operation cannot fail, so a scratch that cannot be had ends the process with a message.
  */
 void *device_shared(struct device *, enum scratch which, size_t bytes);
 void *device_own(struct device *, int thread, size_t bytes);

@@ -1,9 +1,10 @@
 /*
- * What the isa_*.c files share: a vector of VW floats, its loads, stores and functions, the tile product that all
- * matrix work goes through, and the names of the operations, suffixed by the instruction set that ISA names.
+ * What the isa_*.c files share: a vector of VW floats, its loads, stores and functions, the tile product that
+ * all matrix work goes through, and the names of the operations, suffixed by the instruction set that ISA
+ * names.
  *
- * Vectors are GCC's vector extensions, so one source serves every instruction set; the few functions that these
- * lack (maximum, square root) are intrinsics.  Multiply-adds contract to FMA where the chip has it.
+ * Vectors are GCC's vector extensions, so one source serves every instruction set; the few functions that
+ * these lack (maximum, square root) are intrinsics.  Multiply-adds contract to FMA where the chip has it.
  */
 #ifndef TLAW_CPU_ISA_H
 #define TLAW_CPU_ISA_H
@@ -20,7 +21,8 @@
 #error "the fast CPU backend computes in float32 only"
 #endif
 
-/* VW: floats in a vector.  MR x 2 VW: tile of a product; AR x 2 VW: tile of attention, where AR divides VW. */
+/* VW: floats in a vector.  MR x 2 VW: tile of a product; AR x 2 VW: tile of attention, where AR divides VW.
+ */
 #if defined(__AVX512F__)
 #define VW 16
 #define MR 14
@@ -36,11 +38,11 @@
 #endif
 #define NR (2 * VW)
 
-#define PASTE2(a, b)  a##_##b
-#define PASTE(a, b)   PASTE2(a, b)
+#define PASTE2(a, b)   a##_##b
+#define PASTE(a, b)    PASTE2(a, b)
 #define ISA_NAME(name) PASTE(name, ISA)
-#define QUOTE2(a)     #a
-#define QUOTE(a)      QUOTE2(a)
+#define QUOTE2(a)      #a
+#define QUOTE(a)       QUOTE2(a)
 
 #define inline_always static inline __attribute__((always_inline))
 
@@ -84,7 +86,8 @@ inline_always vf splat(float x)
 
 /* ---- element functions ---- */
 #if VW == 16
-#define LANES(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)
+#define LANES(f)                                                                                             \
+    f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)
 #elif VW == 8
 #define LANES(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)
 #else
@@ -160,8 +163,8 @@ inline_always float vlargest(vf x)
 }
 
 /*
- * e^x: 2^n e^f with |f| <= ln(2)/2 and a polynomial of degree 6 (relative error 1.2e-7 measured over the range);
- * below -87.3 and above 88.0 the value at that limit; NaN stays NaN.
+ * e^x: 2^n e^f with |f| <= ln(2)/2 and a polynomial of degree 6 (relative error 1.2e-7 measured over the
+ * range); below -87.3 and above 88.0 the value at that limit; NaN stays NaN.
  */
 inline_always vf vexp(vf x)
 {
@@ -251,8 +254,8 @@ inline_always void transpose(vf r[VW])
 }
 
 /*
- * to[k * to_ld + i] = scale * from[i * from_ld + k] for i < n <= VW, k < K.  Rows of VW are written (zeros beyond
- * n), so to_ld < VW lets a row run over the next one's start, which is written after it.
+ * to[k * to_ld + i] = scale * from[i * from_ld + k] for i < n <= VW, k < K.  Rows of VW are written (zeros
+ * beyond n), so to_ld < VW lets a row run over the next one's start, which is written after it.
  */
 inline_always void pack_transposed(float *to, long to_ld, const float *from, long from_ld, long n, long K,
                                    float scale)
@@ -293,15 +296,16 @@ inline_always void multiply_tile(int rows, int vectors, vf acc[rows][vectors], c
 /* ---- the matrix product of isa_gemm.c: C[M,N] = A[M,K] B[K,N], then the epilogue ---- */
 struct product {
     long M, N, K;
-    const float *a, *b;  /* element (i, k) of A is a[i * a_row + k * a_col], one of the two being 1; B likewise */
+    const float *a,
+        *b; /* element (i, k) of A is a[i * a_row + k * a_col], one of the two being 1; B likewise */
     long a_row, a_col, b_row, b_col;
-    float *c;            /* c[i * c_row + j] */
+    float *c; /* c[i * c_row + j] */
     long c_row;
-    bool accumulate;     /* c += */
-    const float *bias;   /* added to every row */
-    float *pre;          /* keeps the sum, and c = gelu(sum) */
-    const float *slope;  /* c = sum * gelu'(slope[i * c_row + j]) */
-    float *column_sums;  /* += sums over the rows of B, one a column (b_col is 1) */
+    bool accumulate;    /* c += */
+    const float *bias;  /* added to every row */
+    float *pre;         /* keeps the sum, and c = gelu(sum) */
+    const float *slope; /* c = sum * gelu'(slope[i * c_row + j]) */
+    float *column_sums; /* += sums over the rows of B, one a column (b_col is 1) */
 };
 void ISA_NAME(product)(struct device *, const struct product *);
 
@@ -310,7 +314,8 @@ void ISA_NAME(product)(struct device *, const struct product *);
 OPERATION(act_to_real, real *, const act *, size_t);
 OPERATION(embedding_forward, real *, const int32_t *, const real *, const real *, int, int, int);
 OPERATION(embedding_backward, real *, real *, const real *, const int32_t *, int, int, int, int);
-OPERATION(layernorm_forward, act *, real *, real *, real *, const real *, const real *, const real *, int, int);
+OPERATION(layernorm_forward, act *, real *, real *, real *, const real *, const real *, const real *, int,
+          int);
 OPERATION(layernorm_backward, real *, real *, real *, const real *, const real *, const real *, const real *,
           const real *, int, int);
 OPERATION(linear_forward, act *, real *, act *, const act *, const real *, const real *, int, int, int);
@@ -319,10 +324,11 @@ OPERATION(linear_backward, act *, real *, real *, real *, const act *, const rea
 OPERATION(attention_forward, act *, real *, const act *, int, int, int, int);
 OPERATION(attention_backward, act *, const act *, const act *, const real *, const act *, int, int, int, int);
 OPERATION(attention_decode, act *, act *, act *, const act *, int, int, int);
-OPERATION(cross_entropy, real *, real *, real *, const act *, const real *, const int32_t *, double, int, int, int);
+OPERATION(cross_entropy, real *, real *, real *, const act *, const real *, const int32_t *, double, int, int,
+          int);
 OPERATION(logits, real *, const act *, const real *, int, int, int);
-OPERATION(adamw, real *, const real *, real *, real *, size_t, int64_t, double, double, double, double, double,
-          double);
+OPERATION(adamw, real *, const real *, real *, real *, size_t, int64_t, double, double, double, double,
+          double, double);
 double ISA_NAME(sum_squares)(struct device *, const real *, size_t);
 
 #endif

@@ -2,10 +2,10 @@
  * Causal attention, float32: forward, backward, and one position with a key-value cache.
  *
  * A unit of work is one head of one sequence, whose operands are first copied into zero-padded local layouts.
- * Forward takes NR queries at a time as lanes, so the softmax runs down the keys without horizontal sums, and the
- * weights come out as the operand of the second product: scores^T = K Q^T, y^T = V^T P^T.  Backward takes NR keys
- * at a time as lanes and recomputes P from the stored log-sum-exp: dV^T = dO^T P, dK^T = Q^T dS, dQ += dS K.
- * Blocks beyond the diagonal are never computed.  The roof is the FMA units' peak, shared with exp.
+ * Forward takes NR queries at a time as lanes, so the softmax runs down the keys without horizontal sums, and
+ * the weights come out as the operand of the second product: scores^T = K Q^T, y^T = V^T P^T.  Backward takes
+ * NR keys at a time as lanes and recomputes P from the stored log-sum-exp: dV^T = dO^T P, dK^T = Q^T dS, dQ
+ * += dS K. Blocks beyond the diagonal are never computed.  The roof is the FMA units' peak, shared with exp.
  */
 #include "isa.h"
 
@@ -30,12 +30,13 @@ inline_always long round_up(long n, long step)
 /* ---- local layouts of a head's [T][D] slice `from`, rows `ld` apart ---- */
 
 /* [rows / width][D][width], the A or B operand of a product over D; rows beyond T are zero */
-static void pack_panels(float *to, long width, const float *from, long ld, const struct attention *w, long rows,
-                        float scale)
+static void pack_panels(float *to, long width, const float *from, long ld, const struct attention *w,
+                        long rows, float scale)
 {
     for (long row = 0; row < rows; row += width, to += w->D * width)
         for (long i = 0; i < width; i += VW)
-            pack_transposed(to + i, width, from + (row + i) * ld, ld, least(width - i, w->T - row - i), w->D, scale);
+            pack_transposed(to + i, width, from + (row + i) * ld, ld, least(width - i, w->T - row - i), w->D,
+                            scale);
 }
 
 /* [rows][width], the operand of a product over rows */
@@ -86,8 +87,9 @@ inline_always vi lanes_below(long n)
 
 /* ---- forward ---- */
 struct forward {
-    float *k, *v, *q, *p, *out; /* K panels of AR, V rows, Q panels of NR, weights^T [T][NR], result^T [D][NR] */
-    long width;                 /* D rounded up to AR */
+    float *k, *v, *q, *p,
+        *out;   /* K panels of AR, V rows, Q panels of NR, weights^T [T][NR], result^T [D][NR] */
+    long width; /* D rounded up to AR */
 };
 
 /* weights^T of NR queries from q0 on against keys < n, not yet normalised; 1/sum and log-sum-exp per lane */
@@ -153,10 +155,17 @@ static void forward_unit(void *arg, long unit, int thread)
     }
 }
 
-void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const act *qkv, int B, int T, int C,
-                                 int H)
+void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const act *qkv, int B, int T,
+                                 int C, int H)
 {
-    struct attention w = {.device = device, .qkv = qkv, .y = y, .lse = lse, .T = T, .C = C, .H = H, .D = C / H,
+    struct attention w = {.device = device,
+                          .qkv = qkv,
+                          .y = y,
+                          .lse = lse,
+                          .T = T,
+                          .C = C,
+                          .H = H,
+                          .D = C / H,
                           .scale = 1.0f / sqrtf((float) (C / H))};
 
     pool_run(device->pool, (long) B * H, forward_unit, &w);
@@ -164,13 +173,13 @@ void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const
 
 /* ---- backward ---- */
 struct backward {
-    float *q, *dy;             /* panels of AR queries */
-    float *k, *v;              /* panels of NR keys, K scaled */
-    float *q_rows, *dy_rows;   /* [T][width] */
-    float *k_rows, *dq;        /* [T][lanes] */
-    float *p, *ds;             /* [T][NR]: of the queries from the panel's first key on */
-    float *out, *lse, *delta;  /* delta = rowsum(dy * y) */
-    long width, lanes;         /* D rounded up to AR, to VW */
+    float *q, *dy;            /* panels of AR queries */
+    float *k, *v;             /* panels of NR keys, K scaled */
+    float *q_rows, *dy_rows;  /* [T][width] */
+    float *k_rows, *dq;       /* [T][lanes] */
+    float *p, *ds;            /* [T][NR]: of the queries from the panel's first key on */
+    float *out, *lse, *delta; /* delta = rowsum(dy * y) */
+    long width, lanes;        /* D rounded up to AR, to VW */
 };
 
 /* P and dS of the NR keys from k0 on, for the queries from k0 on */
@@ -233,10 +242,21 @@ static void dq_panel(const struct attention *w, const struct backward *g, long k
 /* Places of a head's local arrays; returns how many floats they take. */
 static long place_backward(struct backward *g, float *base, long rows, long D)
 {
-    float **arrays[] = {&g->q, &g->dy, &g->k, &g->v, &g->q_rows, &g->dy_rows, &g->k_rows, &g->dq, &g->p, &g->ds,
-                        &g->out, &g->lse, &g->delta};
-    long sizes[] = {rows * D + VW, rows * D + VW, rows * D, rows * D, rows * g->width, rows * g->width,
-                    rows * g->lanes, rows * g->lanes, rows * NR, rows * NR, g->width * NR, rows, rows};
+    float **arrays[] = {&g->q,  &g->dy, &g->k,  &g->v,   &g->q_rows, &g->dy_rows, &g->k_rows,
+                        &g->dq, &g->p,  &g->ds, &g->out, &g->lse,    &g->delta};
+    long sizes[] = {rows * D + VW,
+                    rows * D + VW,
+                    rows * D,
+                    rows * D,
+                    rows * g->width,
+                    rows * g->width,
+                    rows * g->lanes,
+                    rows * g->lanes,
+                    rows * NR,
+                    rows * NR,
+                    g->width * NR,
+                    rows,
+                    rows};
     long used = 0;
 
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -269,7 +289,8 @@ static void backward_unit(void *arg, long unit, int thread)
     float *dq = w->dqkv + b * T * 3 * C + h * D;
     struct backward g = {.width = round_up(D, AR), .lanes = round_up(D, VW)};
 
-    place_backward(&g, device_own(w->device, thread, (size_t) place_backward(&g, NULL, rows, D) * sizeof(float)),
+    place_backward(&g,
+                   device_own(w->device, thread, (size_t) place_backward(&g, NULL, rows, D) * sizeof(float)),
                    rows, D);
     pack_panels(g.q, AR, q, 3 * C, w, rows, 1.0f);
     pack_panels(g.dy, AR, dy, C, w, rows, 1.0f);
@@ -292,11 +313,20 @@ static void backward_unit(void *arg, long unit, int thread)
         memcpy(dq + t * 3 * C, g.dq + t * g.lanes, (size_t) D * sizeof *dq);
 }
 
-void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *dy, const act *y, const real *lse,
-                                  const act *qkv, int B, int T, int C, int H)
+void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *dy, const act *y,
+                                  const real *lse, const act *qkv, int B, int T, int C, int H)
 {
-    struct attention w = {.device = device, .qkv = qkv, .dy = dy, .y_in = y, .lse_in = lse, .dqkv = dqkv, .T = T,
-                          .C = C, .H = H, .D = C / H, .scale = 1.0f / sqrtf((float) (C / H))};
+    struct attention w = {.device = device,
+                          .qkv = qkv,
+                          .dy = dy,
+                          .y_in = y,
+                          .lse_in = lse,
+                          .dqkv = dqkv,
+                          .T = T,
+                          .C = C,
+                          .H = H,
+                          .D = C / H,
+                          .scale = 1.0f / sqrtf((float) (C / H))};
 
     pool_run(device->pool, (long) B * H, backward_unit, &w);
 }
@@ -313,7 +343,8 @@ static void decode_unit(void *arg, long head, int thread)
 {
     const struct decode *w = arg;
     long D = w->D, at = head * D;
-    float *p = device_own(w->device, thread, (size_t) round_up(w->n, VW) * sizeof *p), scale = 1.0f / sqrtf((float) D);
+    float *p = device_own(w->device, thread, (size_t) round_up(w->n, VW) * sizeof *p),
+          scale = 1.0f / sqrtf((float) D);
     float largest = -1e30f, sum = 0.0f;
 
     for (long t = 0; t < w->n; t++) {
@@ -346,6 +377,6 @@ void ISA_NAME(attention_decode)(struct device *device, act *y, act *k_cache, act
     memcpy(k + (size_t) position * C, q + C, (size_t) C * sizeof *k);
     memcpy(v + (size_t) position * C, q + 2 * C, (size_t) C * sizeof *v);
     pool_run(device->pool, H, decode_unit,
-             &(struct decode){.device = device, .y = y, .k = k, .v = v, .q = q, .n = position + 1, .C = C,
-                              .D = C / H});
+             &(struct decode){
+                 .device = device, .y = y, .k = k, .v = v, .q = q, .n = position + 1, .C = C, .D = C / H});
 }

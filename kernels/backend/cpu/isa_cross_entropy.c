@@ -1,8 +1,8 @@
 /*
  * The head: logits, softmax, loss and their gradients over blocks of rows, in place in one block of logits.
  *
- * A block holds LOGITS floats or 256 rows, whichever is more; its logits become their own gradients.  The roof is
- * that of the three products.
+ * A block holds LOGITS floats or 256 rows, whichever is more; its logits become their own gradients.  The
+ * roof is that of the three products.
  */
 #include "isa.h"
 
@@ -69,20 +69,54 @@ void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real
     for (long row = 0; row < rows; row += block) {
         long n = rows - row < block ? rows - row : block;
         const float *input = (const float *) x + row * C;
-        struct head w = {.logits = logits, .losses = losses + row, .targets = targets + row, .scale = (float) scale,
-                         .rows = n, .V = V, .ld = ld, .gradient = dx != NULL};
+        struct head w = {.logits = logits,
+                         .losses = losses + row,
+                         .targets = targets + row,
+                         .scale = (float) scale,
+                         .rows = n,
+                         .V = V,
+                         .ld = ld,
+                         .gradient = dx != NULL};
 
         ISA_NAME(product)
-        (device, &(struct product){.M = n, .N = V, .K = C, .a = input, .a_row = C, .a_col = 1, .b = wte, .b_row = 1,
-                                   .b_col = C, .c = logits, .c_row = ld});
+        (device, &(struct product){.M = n,
+                                   .N = V,
+                                   .K = C,
+                                   .a = input,
+                                   .a_row = C,
+                                   .a_col = 1,
+                                   .b = wte,
+                                   .b_row = 1,
+                                   .b_col = C,
+                                   .c = logits,
+                                   .c_row = ld});
         pool_run(device->pool, (n + ROWS_A_UNIT - 1) / ROWS_A_UNIT, softmax_unit, &w);
         if (!dx)
             continue;
         ISA_NAME(product)
-        (device, &(struct product){.M = n, .N = C, .K = V, .a = logits, .a_row = ld, .a_col = 1, .b = wte,
-                                   .b_row = C, .b_col = 1, .c = dx + row * C, .c_row = C});
+        (device, &(struct product){.M = n,
+                                   .N = C,
+                                   .K = V,
+                                   .a = logits,
+                                   .a_row = ld,
+                                   .a_col = 1,
+                                   .b = wte,
+                                   .b_row = C,
+                                   .b_col = 1,
+                                   .c = dx + row * C,
+                                   .c_row = C});
         ISA_NAME(product)
-        (device, &(struct product){.M = V, .N = C, .K = n, .a = logits, .a_row = 1, .a_col = ld, .b = input,
-                                   .b_row = C, .b_col = 1, .c = dwte, .c_row = C, .accumulate = true});
+        (device, &(struct product){.M = V,
+                                   .N = C,
+                                   .K = n,
+                                   .a = logits,
+                                   .a_row = 1,
+                                   .a_col = ld,
+                                   .b = input,
+                                   .b_row = C,
+                                   .b_col = 1,
+                                   .c = dwte,
+                                   .c_row = C,
+                                   .accumulate = true});
     }
 }

@@ -31,14 +31,16 @@ static void embedding_forward_unit(void *arg, long unit, int thread)
         const float *token = e->wte + e->tokens[row] * e->C, *position = e->wpe + row % e->T * e->C;
 
         for (long c = 0; c < e->C; c += VW)
-            store_n(e->x + row * e->C + c, load_n(token + c, e->C - c) + load_n(position + c, e->C - c), e->C - c);
+            store_n(e->x + row * e->C + c, load_n(token + c, e->C - c) + load_n(position + c, e->C - c),
+                    e->C - c);
     }
 }
 
 void ISA_NAME(embedding_forward)(struct device *device, real *x, const int32_t *tokens, const real *wte,
                                  const real *wpe, int B, int T, int C)
 {
-    struct embedding e = {.x = x, .wte = wte, .wpe = wpe, .tokens = tokens, .rows = (long) B * T, .T = T, .C = C};
+    struct embedding e = {
+        .x = x, .wte = wte, .wpe = wpe, .tokens = tokens, .rows = (long) B * T, .T = T, .C = C};
 
     pool_run(device->pool, (e.rows + ROWS_A_UNIT - 1) / ROWS_A_UNIT, embedding_forward_unit, &e);
 }
@@ -120,8 +122,15 @@ static void layernorm_forward_unit(void *arg, long unit, int thread)
 void ISA_NAME(layernorm_forward)(struct device *device, act *y, real *mean, real *rstd, real *x,
                                  const real *branch, const real *gamma, const real *beta, int rows, int C)
 {
-    struct layernorm l = {.y = y, .mean = mean, .rstd = rstd, .x = x, .branch = branch, .gamma = gamma,
-                          .beta = beta, .rows = rows, .C = C};
+    struct layernorm l = {.y = y,
+                          .mean = mean,
+                          .rstd = rstd,
+                          .x = x,
+                          .branch = branch,
+                          .gamma = gamma,
+                          .beta = beta,
+                          .rows = rows,
+                          .C = C};
 
     pool_run(device->pool, (rows + ROWS_A_UNIT - 1) / ROWS_A_UNIT, layernorm_forward_unit, &l);
 }
@@ -154,7 +163,8 @@ static void layernorm_backward_unit(void *arg, long unit, int thread)
             vf normed = (load_n(x + c, C - c) - mean) * rstd;
             vf scaled = load_n(dy + c, C - c) * load_n(l->gamma + c, C - c);
 
-            store_n(dx + c, load_n(dx + c, C - c) + (scaled - mean_sum - normed * mean_projection) * rstd, C - c);
+            store_n(dx + c, load_n(dx + c, C - c) + (scaled - mean_sum - normed * mean_projection) * rstd,
+                    C - c);
         }
     }
 }
@@ -179,11 +189,19 @@ static void layernorm_sum_unit(void *arg, long unit, int thread)
 }
 
 void ISA_NAME(layernorm_backward)(struct device *device, real *dx, real *dgamma, real *dbeta, const real *dy,
-                                  const real *x, const real *mean, const real *rstd, const real *gamma, int rows,
-                                  int C)
+                                  const real *x, const real *mean, const real *rstd, const real *gamma,
+                                  int rows, int C)
 {
-    struct layernorm l = {.dx = dx, .dgamma = dgamma, .dbeta = dbeta, .dy = dy, .x_in = x, .mean_in = mean,
-                          .rstd_in = rstd, .gamma = gamma, .rows = rows, .C = C,
+    struct layernorm l = {.dx = dx,
+                          .dgamma = dgamma,
+                          .dbeta = dbeta,
+                          .dy = dy,
+                          .x_in = x,
+                          .mean_in = mean,
+                          .rstd_in = rstd,
+                          .gamma = gamma,
+                          .rows = rows,
+                          .C = C,
                           .chunks = (rows + ROWS_A_UNIT - 1) / ROWS_A_UNIT};
 
     l.partial = device_shared(device, SCRATCH_PARTIAL, (size_t) (l.chunks * 2 * C) * sizeof(float));
@@ -262,11 +280,19 @@ static void adamw_unit(void *arg, long unit, int thread)
 void ISA_NAME(adamw)(struct device *device, real *p, const real *g, real *m, real *v, size_t n, int64_t step,
                      double lr, double beta1, double beta2, double eps, double decay, double grad_scale)
 {
-    struct adamw a = {.p = p, .m = m, .v = v, .g = g, .n = n,
+    struct adamw a = {.p = p,
+                      .m = m,
+                      .v = v,
+                      .g = g,
+                      .n = n,
                       .rate = (float) (lr / (1 - pow(beta1, (double) step))),
                       .v_scale = (float) (1 / (1 - pow(beta2, (double) step))),
-                      .beta1 = (float) beta1, .rest1 = (float) (1 - beta1), .beta2 = (float) beta2,
-                      .rest2 = (float) (1 - beta2), .eps = (float) eps, .keep = (float) (1 - lr * decay),
+                      .beta1 = (float) beta1,
+                      .rest1 = (float) (1 - beta1),
+                      .beta2 = (float) beta2,
+                      .rest2 = (float) (1 - beta2),
+                      .eps = (float) eps,
+                      .keep = (float) (1 - lr * decay),
                       .grad_scale = (float) grad_scale};
 
     pool_run(device->pool, (long) ((n + ELEMENTS_A_UNIT - 1) / ELEMENTS_A_UNIT), adamw_unit, &a);

@@ -1,28 +1,30 @@
 /*
  * Matrix products, float32, and the linear layers made of them.
  *
- * Goto & van de Geijn's scheme: B is packed once, by all threads, into panels [K][NR]; a unit of work owns a block
- * of C, packs its rows of A in panels [k][MR] of KC steps and multiplies tile by tile, MR x NR accumulators in
- * registers.  Sums over K run in order for every element, so neither blocks nor threads change a bit.
+ * Goto & van de Geijn's scheme: B is packed once, by all threads, into panels [K][NR]; a unit of work owns a
+ * block of C, packs its rows of A in panels [k][MR] of KC steps and multiplies tile by tile, MR x NR
+ * accumulators in registers.  Sums over K run in order for every element, so neither blocks nor threads
+ * change a bit.
  */
 #include "isa.h"
 
-#define KC          384 /* steps of a packed block of A: KC x (MR + NR) floats stay in the first two caches */
-#define BLOCK_TILES 4   /* rows of a unit, in tiles */
-#define BLOCK_PANELS 12 /* columns of a unit, in panels */
-#define FEW_ROWS    4   /* so few rows do not repay the packing of B */
+#define KC           384 /* steps of a packed block of A: KC x (MR + NR) floats stay in the first two caches */
+#define BLOCK_TILES  4   /* rows of a unit, in tiles */
+#define BLOCK_PANELS 12  /* columns of a unit, in panels */
+#define FEW_ROWS     4   /* so few rows do not repay the packing of B */
 
 struct blocked {
     const struct product *p;
     struct device *device;
-    float *packed;                    /* B: panel j at packed + j * K * NR */
-    long panels, first_packed;        /* panels from first_packed on are packed */
+    float *packed;             /* B: panel j at packed + j * K * NR */
+    long panels, first_packed; /* panels from first_packed on are packed */
     long tiles, panels_a_unit, row_blocks;
 };
 
-/* ---- one tile: rows x vectors accumulators over K steps, kept in `tile` [MR][NR] between blocks of KC ---- */
-inline_always void run_tile(int rows, int vectors, long K, const float *a, const float *b, long b_k, float *tile,
-                            bool resume)
+/* ---- one tile: rows x vectors accumulators over K steps, kept in `tile` [MR][NR] between blocks of KC ----
+ */
+inline_always void run_tile(int rows, int vectors, long K, const float *a, const float *b, long b_k,
+                            float *tile, bool resume)
 {
     vf acc[rows][vectors];
 
@@ -168,8 +170,9 @@ static void multiply_block(void *arg, long i, int thread)
 
     tiles = tiles < w->tiles ? tiles : w->tiles;
     panels = panels < w->panels_a_unit ? panels : w->panels_a_unit;
-    float *a = device_own(w->device, thread,
-                          (size_t) (tiles * MR * KC + VW + (many ? tiles * panels : 1) * MR * NR) * sizeof *a);
+    float *a =
+        device_own(w->device, thread,
+                   (size_t) (tiles * MR * KC + VW + (many ? tiles * panels : 1) * MR * NR) * sizeof *a);
     float *tile = a + (tiles * MR * KC + VW + 15) / 16 * 16;
 
     for (long k = 0; k < p->K || k == 0; k += KC) {
@@ -226,8 +229,18 @@ void ISA_NAME(linear_forward)(struct device *device, act *y_act, real *y_real, a
                               const real *w, const real *bias, int rows, int K, int N)
 {
     ISA_NAME(product)
-    (device, &(struct product){.M = rows, .N = N, .K = K, .a = x, .a_row = K, .a_col = 1, .b = w, .b_row = N,
-                               .b_col = 1, .c = y_act ? (float *) y_act : y_real, .c_row = N, .bias = bias,
+    (device, &(struct product){.M = rows,
+                               .N = N,
+                               .K = K,
+                               .a = x,
+                               .a_row = K,
+                               .a_col = 1,
+                               .b = w,
+                               .b_row = N,
+                               .b_col = 1,
+                               .c = y_act ? (float *) y_act : y_real,
+                               .c_row = N,
+                               .bias = bias,
                                .pre = pre});
 }
 
@@ -249,13 +262,33 @@ void ISA_NAME(linear_backward)(struct device *device, act *dx_act, real *dx_real
 
     if (dx)
         ISA_NAME(product)
-        (device, &(struct product){.M = rows, .N = K, .K = N, .a = dy, .a_row = N, .a_col = 1, .b = w,
-                                   .b_row = 1, .b_col = N, .c = dx, .c_row = K, .slope = pre});
+    (device, &(struct product){.M = rows,
+                               .N = K,
+                               .K = N,
+                               .a = dy,
+                               .a_row = N,
+                               .a_col = 1,
+                               .b = w,
+                               .b_row = 1,
+                               .b_col = N,
+                               .c = dx,
+                               .c_row = K,
+                               .slope = pre});
     for (long row = 0; row < rows; row += chunk)
         ISA_NAME(product)
-        (device, &(struct product){.M = K, .N = N, .K = row + chunk < rows ? chunk : rows - row,
-                                   .a = input + row * K, .a_row = 1, .a_col = K, .b = dy + row * N, .b_row = N,
-                                   .b_col = 1, .c = dw, .c_row = N, .accumulate = true, .column_sums = dbias});
+    (device, &(struct product){.M = K,
+                               .N = N,
+                               .K = row + chunk < rows ? chunk : rows - row,
+                               .a = input + row * K,
+                               .a_row = 1,
+                               .a_col = K,
+                               .b = dy + row * N,
+                               .b_row = N,
+                               .b_col = 1,
+                               .c = dw,
+                               .c_row = N,
+                               .accumulate = true,
+                               .column_sums = dbias});
 }
 
 /* ---- logits of few rows: a dot product for each word, the roof being the memory that holds wte ---- */
@@ -289,13 +322,23 @@ static void few_logits_unit(void *arg, long unit, int thread)
         }
 }
 
-void ISA_NAME(logits)(struct device *device, real *logits, const act *x, const real *wte, int rows, int C, int V)
+void ISA_NAME(logits)(struct device *device, real *logits, const act *x, const real *wte, int rows, int C,
+                      int V)
 {
     if (rows <= FEW_ROWS)
         pool_run(device->pool, (V + WORDS_A_UNIT - 1) / WORDS_A_UNIT, few_logits_unit,
                  &(struct few_logits){logits, x, wte, rows, C, V});
     else
         ISA_NAME(product)
-        (device, &(struct product){.M = rows, .N = V, .K = C, .a = x, .a_row = C, .a_col = 1, .b = wte,
-                                   .b_row = 1, .b_col = C, .c = logits, .c_row = V});
+    (device, &(struct product){.M = rows,
+                               .N = V,
+                               .K = C,
+                               .a = x,
+                               .a_row = C,
+                               .a_col = 1,
+                               .b = wte,
+                               .b_row = 1,
+                               .b_col = C,
+                               .c = logits,
+                               .c_row = V});
 }

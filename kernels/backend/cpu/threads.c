@@ -2,9 +2,10 @@
  * The thread pool: one job at a time, its units claimed one by one.
  *
  * A job is published by a ticket (generation, units not yet claimed) that claimers count down by compare and
- * swap.  Whoever holds an unfinished unit keeps the job's fields alive, since the next job is only published when
- * all units of this one are done; a thread that wakes late finds no units and touches nothing, so nobody waits for
- * a thread that the system has not scheduled.  Waiting spins for a bounded time and then sleeps on a futex.
+ * swap.  Whoever holds an unfinished unit keeps the job's fields alive, since the next job is only published
+ * when all units of this one are done; a thread that wakes late finds no units and touches nothing, so nobody
+ * waits for a thread that the system has not scheduled.  Waiting spins for a bounded time and then sleeps on
+ * a futex.
  */
 #include "cpu.h"
 
