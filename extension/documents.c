@@ -30,8 +30,8 @@ static bool is_text_type(Oid type)
     return category == TYPCATEGORY_STRING;
 }
 
-/* "a, b" of the columns, or of those that text_column could be. */
-static char *column_names(Relation relation, bool only_text)
+/* "a, b" of the columns that text_column could be. */
+static char *text_columns(Relation relation)
 {
     StringInfoData out;
     int i;
@@ -41,7 +41,7 @@ static char *column_names(Relation relation, bool only_text)
         Form_pg_attribute column = TupleDescAttr(relation->rd_att, i);
         Oid type = getBaseType(column->atttypid);
 
-        if (!column->attisdropped && (!only_text || is_text_type(type) || type == BYTEAOID))
+        if (!column->attisdropped && (is_text_type(type) || type == BYTEAOID))
             appendStringInfo(&out, "%s%s", out.len ? ", " : "", NameStr(column->attname));
     }
     return out.data;
@@ -74,7 +74,7 @@ static Oid column_type(Relation relation, const char *argument, const char *colu
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
                         errmsg("%s: \"%s\" has no column \"%s\"", argument, RelationGetRelationName(relation),
                                column),
-                        errhint("Its columns are: %s.", column_names(relation, false))));
+                        errhint("Its columns of text are: %s.", text_columns(relation))));
     return getBaseType(get_atttype(RelationGetRelid(relation), number));
 }
 
@@ -88,7 +88,7 @@ static void build_query(struct document_source *source, Relation relation, const
         ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
                         errmsg("text_column: column \"%s\" of \"%s\" is of type %s, which is not text",
                                text_column, RelationGetRelationName(relation), format_type_be(type)),
-                        errhint("Its columns of text are: %s.", column_names(relation, true))));
+                        errhint("Its columns of text are: %s.", text_columns(relation))));
     if (group_column)
         column_type(relation, "group_column", group_column);
     source->relation = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
@@ -251,7 +251,7 @@ static void receiver_nothing(DestReceiver *self)
 struct document_counts documents_send(struct engine *engine, const struct document_source *source)
 {
     struct document_receiver receiver = {
-        .base = {receive_row, receiver_startup, receiver_nothing, receiver_nothing, DestTuplestore},
+        .base = {receive_row, receiver_startup, receiver_nothing, receiver_nothing, DestNone},
         .engine = engine,
         .source = source};
     SPIExecuteOptions options = {.must_return_tuples = true, .dest = &receiver.base};
