@@ -1,9 +1,10 @@
 /*
- * The frozen corpus as one file: written once by a freeze, mapped read-only by every run, named by its sha256.
+ * The frozen corpus as one file: written once by a freeze, mapped read-only by every run, named by its
+ * sha256.
  *
  * Layout, little-endian: struct corpus_header | tokenizer definition | struct corpus_document[documents] |
- * uint16 tokens.  Documents are ordered by (part, digest), so the file does not depend on the order in which rows
- * were read.  Every document ends with the end-of-text token, which is counted in its tokens.
+ * uint16 tokens.  Documents are ordered by (part, digest), so the file does not depend on the order in which
+ * rows were read.  Every document ends with the end-of-text token, which is counted in its tokens.
  */
 #ifndef TLAW_CORPUS_FILE_H
 #define TLAW_CORPUS_FILE_H
@@ -39,15 +40,24 @@ struct corpus {
     size_t mapped;
 };
 
-/* Maps and checks a token file (every offset and document is verified). 0, or -1 and a message. */
+#define CORPUS_MAGIC "tlawtok1"
+
+/*
+ * Maps and checks a token file: every offset, count and sum, every document and token, the tokenizer.  0, or
+ * -1 and a message.  The descriptor may be closed afterwards; the file must not be changed while it is open
+ * here.
+ */
 int corpus_open(struct corpus *corpus, int fd, char *message, size_t message_size);
+/* Unmaps; a struct corpus of zeros is allowed. */
 void corpus_close(struct corpus *corpus);
 
 /*
  * The training subset: the first n tokens of the training documents in the order of a keyed hash of (digest,
- * subset_seed).  Fills tokens[n]; *bytes, *documents: how much text that is (a cut document counts by share).
+ * subset_seed); thus the first tokens of the subset of any larger n.  Fills tokens[n]; *bytes, *documents:
+ * how much text that is (of a cut document its share of the bytes, and one document).  0, or -1 and a
+ * message.
  */
-int corpus_subset(const struct corpus *corpus, int64_t subset_seed, int64_t n, uint16_t *tokens, int64_t *bytes,
-                  int64_t *documents, char *message, size_t message_size);
+int corpus_subset(const struct corpus *corpus, int64_t subset_seed, int64_t n, uint16_t *tokens,
+                  int64_t *bytes, int64_t *documents, char *message, size_t message_size);
 
 #endif

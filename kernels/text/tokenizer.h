@@ -11,16 +11,34 @@
 
 struct tokenizer;
 
+#define TOKENIZER_BYTES_VOCAB 257
+#define TOKENIZER_MIN_BPE     512
+#define TOKENIZER_MAX_VOCAB   65535
+#define TOKENIZER_MAX_TOKEN   128 /* bytes of a token */
+
 /* From its stored definition (the bytes tokenizer_save wrote); NULL and a message when malformed. */
 struct tokenizer *tokenizer_load(const void *definition, size_t size, char *message, size_t message_size);
+/* NULL when memory is short. */
 struct tokenizer *tokenizer_bytes(void);
+/*
+ * Merge i joins the tokens merges[i][0] and [1], each below 256 + i, to token 256 + i.  NULL and a message
+ * where a merge names a token that is not there yet, comes twice or makes a token longer than
+ * TOKENIZER_MAX_TOKEN bytes.
+ */
+struct tokenizer *tokenizer_bpe(const uint16_t (*merges)[2], size_t n, char *message, size_t message_size);
 void tokenizer_free(struct tokenizer *);
-/* Writes the definition to a malloc'd block. */
+/* Writes the definition to a malloc'd block; NULL when memory is short. */
 void *tokenizer_save(const struct tokenizer *, size_t *size);
 int tokenizer_vocab_size(const struct tokenizer *);
 int tokenizer_end_of_text(const struct tokenizer *);
 /* Encodes; out holds at least size tokens.  Returns the number written (end-of-text not added). */
 size_t tokenizer_encode(struct tokenizer *, const void *text, size_t size, uint16_t *out);
+/*
+ * Encodes a window of a longer text: as far as more text cannot change it, or all of it where it is the last.
+ * *used: bytes encoded; at least size - PRETOKEN_MAX - PRETOKEN_LOOKAHEAD.
+ */
+size_t tokenizer_encode_window(struct tokenizer *, const void *text, size_t size, int last, uint16_t *out,
+                               size_t *used);
 /* The bytes of one token (end-of-text: none). */
 const void *tokenizer_token(const struct tokenizer *, int token, size_t *size);
 
