@@ -155,17 +155,15 @@ void trainer_subset(const struct trainer *trainer, int64_t *bytes, int64_t *docu
 double trainer_learning_rate(const struct tlaw_spec *spec, int64_t step)
 {
     double peak = spec->learning_rate, low = spec->min_learning_rate;
-    int64_t cooldown = spec->steps - spec->cooldown_steps;
+    int64_t decay = spec->steps - spec->warmup_steps, cooldown = spec->cooldown_steps;
+    int64_t decayed = step - spec->warmup_steps, cooled = step - (spec->steps - cooldown);
 
     if (step < spec->warmup_steps)
         return peak * (double) (step + 1) / (double) spec->warmup_steps;
     if (strcmp(spec->schedule, "constant") == 0)
-        return step < cooldown
-                   ? peak
-                   : peak - (peak - low) * (double) (step - cooldown) / (double) spec->cooldown_steps;
-    return low + (peak - low) * 0.5 *
-                     (1 + cos(M_PI * (double) (step - spec->warmup_steps) /
-                              (double) (spec->steps - spec->warmup_steps)));
+        return cooled > 0 ? peak - (peak - low) * (double) cooled / (double) cooldown : peak;
+    return decayed > 0 ? low + (peak - low) * 0.5 * (1 + cos(M_PI * (double) decayed / (double) decay))
+                       : peak;
 }
 
 bool trainer_evaluates(const struct tlaw_spec *spec, int64_t step)
