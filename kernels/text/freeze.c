@@ -495,6 +495,8 @@ static void report(const struct freeze *f, int64_t tokenizer_documents, struct t
     frozen->empty_documents = f->empty_documents;
     frozen->groups = (int64_t) f->split.n_roots;
     frozen->file_bytes = h->file_bytes;
+    frozen->tokenizer_offset = h->tokenizer_offset;
+    frozen->tokenizer_bytes = h->tokenizer_bytes;
     frozen->sha256 = (struct tlaw_blob){f->file_digest, sizeof f->file_digest};
 }
 
