@@ -142,30 +142,35 @@ struct document_receiver {
     DestReceiver base;
     struct engine *engine;
     const struct document_source *source;
-    int64 limit;
     struct document_counts counts;
     MemoryContext row_context;
     int64 bytes_since_poll, rows_since_poll;
 };
 
-struct tlaw_blob document_bytes(Datum value, bool is_text)
+struct span {
+    const char *data;
+    size_t size;
+};
+
+/* A column's value as bytes: text in UTF-8, or what a bytea holds. */
+static struct span column_bytes(Datum value, bool is_text)
 {
     struct varlena *packed = PG_DETOAST_DATUM_PACKED(value);
-    struct tlaw_blob bytes = {VARDATA_ANY(packed), VARSIZE_ANY_EXHDR(packed)};
+    struct span span = {VARDATA_ANY(packed), VARSIZE_ANY_EXHDR(packed)};
 
     if (is_text && GetDatabaseEncoding() != PG_SQL_ASCII && GetDatabaseEncoding() != PG_UTF8) {
-        char *converted = pg_server_to_any(bytes.data, bytes.size, PG_UTF8);
+        char *converted = pg_server_to_any(span.data, span.size, PG_UTF8);
 
-        if (converted != bytes.data) {
-            bytes.data = converted;
-            bytes.size = strlen(converted);
+        if (converted != span.data) {
+            span.data = converted;
+            span.size = strlen(converted);
         }
     }
-    return bytes;
+    return span;
 }
 
 /* One document, in pieces when it is large.  group.data is NULL where there is none. */
-static void send_document(struct engine *engine, struct tlaw_blob group, struct tlaw_blob text)
+static void send_document(struct engine *engine, struct span group, struct span text)
 {
     struct tlaw_document_message message;
     size_t done = 0;
@@ -179,13 +184,13 @@ static void send_document(struct engine *engine, struct tlaw_blob group, struct 
         size_t piece = Min(text.size - done, PIECE_SIZE);
 
         message.more = done + piece < text.size;
-        message.data.data = (const char *) text.data + done;
+        message.data.data = text.data + done;
         message.data.size = piece;
         if (message.group_bytes > 0) {
             char *joined = palloc(group.size + piece);
 
             memcpy(joined, group.data, group.size);
-            memcpy(joined + group.size, (const char *) text.data + done, piece);
+            memcpy(joined + group.size, text.data + done, piece);
             message.data.data = joined;
             message.data.size += group.size;
         }
@@ -213,14 +218,14 @@ static bool receive_row(TupleTableSlot *slot, DestReceiver *self)
     struct document_receiver *receiver = (struct document_receiver *) self;
     struct document_counts *counts = &receiver->counts;
     MemoryContext before = MemoryContextSwitchTo(receiver->row_context);
-    struct tlaw_blob text = {"", 0};
-    struct tlaw_blob group = {NULL, 0};
+    struct span text = {"", 0};
+    struct span group = {NULL, 0};
 
     slot_getallattrs(slot);
     if (!slot->tts_isnull[0])
-        text = document_bytes(slot->tts_values[0], receiver->source->is_text);
+        text = column_bytes(slot->tts_values[0], receiver->source->is_text);
     if (!slot->tts_isnull[1])
-        group = document_bytes(slot->tts_values[1], true);
+        group = column_bytes(slot->tts_values[1], true);
     if (slot->tts_isnull[0])
         counts->nulls++;
     else if (text.size == 0)
@@ -232,7 +237,7 @@ static bool receive_row(TupleTableSlot *slot, DestReceiver *self)
     poll_sometimes(receiver, text.size);
     MemoryContextSwitchTo(before);
     MemoryContextReset(receiver->row_context);
-    return receiver->limit == 0 || counts->documents < receiver->limit; /* false: the query stops */
+    return true;
 }
 
 static void receiver_startup(DestReceiver *self, int operation, TupleDesc type)
@@ -243,14 +248,12 @@ static void receiver_nothing(DestReceiver *self)
 {
 }
 
-struct document_counts documents_send(struct engine *engine, const struct document_source *source,
-                                      int64 limit)
+struct document_counts documents_send(struct engine *engine, const struct document_source *source)
 {
     struct document_receiver receiver = {
         .base = {receive_row, receiver_startup, receiver_nothing, receiver_nothing, DestNone},
         .engine = engine,
-        .source = source,
-        .limit = limit};
+        .source = source};
     SPIExecuteOptions options = {.must_return_tuples = true, .dest = &receiver.base};
     struct tlaw_end_message end;
     int result;

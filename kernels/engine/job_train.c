@@ -111,9 +111,10 @@ static void send_state(struct run *r)
     r->saved = engine_now();
 }
 
-static void load_state(struct run *r, int64_t bytes)
+/* Takes the state that was sent, and frees it. */
+static void load_state(struct run *r, unsigned char *state, int64_t bytes)
 {
-    unsigned char *state = engine_receive_chunks(r->e, bytes, "resume_bytes"), digest[32];
+    unsigned char digest[32];
     size_t size = (size_t) bytes - sizeof r->tail;
     char message[TLAW_TEXT_SIZE];
 
@@ -132,6 +133,14 @@ static void load_state(struct run *r, int64_t bytes)
 
 /* ---- the loop ---- */
 
+/* The gradient norm is the last one that was a number: a loss that is none has no gradient. */
+static _Noreturn void diverged(struct run *r, const char *what, double value)
+{
+    engine_fail(r->e, "diverged",
+                "%s is %g at step %" PRId64 ", gradient norm %.3g; try a lower learning_rate", what,
+                isnan(value) ? (double) NAN : value, r->e->step, r->e->grad_norm);
+}
+
 static void validate(struct run *r, double grad_norm)
 {
     struct tail *t = &r->tail;
@@ -144,10 +153,7 @@ static void validate(struct run *r, double grad_norm)
     r->validate_seconds = engine_now() - begin;
     t->eval_seconds += r->validate_seconds;
     if (!isfinite(loss.val_loss))
-        engine_fail(r->e, "diverged",
-                    "validation loss is %g at step %" PRId64
-                    ", gradient norm %.3g; try a lower learning_rate",
-                    loss.val_loss, loss.step, grad_norm);
+        diverged(r, "validation loss", loss.val_loss);
     loss.tokens_seen = loss.step * r->spec.batch_size * r->spec.context_length;
     loss.train_loss = t->recent_steps ? t->recent_loss / (double) t->recent_steps : NAN;
     loss.learning_rate = trainer_learning_rate(&r->spec, loss.step);
@@ -166,11 +172,10 @@ static double step(struct run *r)
     int64_t done = trainer_step_number(r->trainer); /* without a step that diverged */
 
     r->e->step = done + result.diverged;
-    r->e->grad_norm = result.grad_norm;
+    if (!isnan(result.grad_norm))
+        r->e->grad_norm = result.grad_norm;
     if (result.diverged)
-        engine_fail(r->e, "diverged",
-                    "loss is %g at step %" PRId64 ", gradient norm %.3g; try a lower learning_rate",
-                    result.loss, r->e->step, result.grad_norm);
+        diverged(r, "loss", result.loss);
     seconds = engine_now() - begin;
     share = r->step_seconds > 0 ? 1 - exp(-seconds / SMOOTHING_SECONDS) : 1;
     r->step_seconds += share * (seconds - r->step_seconds);
@@ -301,6 +306,7 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
 {
     const struct tlaw_train_message *m = &request->train;
     struct run r = {.e = e, .spec = m->spec, .phase = "train"};
+    unsigned char *state = NULL;
     char message[TLAW_TEXT_SIZE];
 
     if (!m->spec.isa[0])
@@ -312,14 +318,16 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
     if (e->corpus.header->documents[PART_TEST] == 0)
         engine_fail(e, "input", "the corpus has no test documents");
     limit_memory(e, &m->spec, m->memory_limit);
+    if (m->resume_bytes != 0)
+        state = engine_receive_chunks(e, m->resume_bytes, "resume_bytes");
     engine_open_device(e, &m->spec, m->threads);
     r.flops_per_thread = engine_matrix_flops(e, PROBE_SECONDS) / e->threads;
     errno = 0;
     r.trainer = trainer_create(&m->spec, &e->corpus, e->backend, e->device, message, sizeof message);
     if (!r.trainer)
         engine_fail_call(e, "input", message);
-    if (m->resume_bytes != 0)
-        load_state(&r, m->resume_bytes);
+    if (state)
+        load_state(&r, state, m->resume_bytes);
     train(&r, m->checkpoint_seconds);
     finish(&r);
     trainer_free(r.trainer);
