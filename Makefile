@@ -26,7 +26,7 @@ endif
 $(OBJS): $(wildcard extension/*.h kernels/engine/*.h kernels/stats/*.h)
 
 tlaw--$(RELEASE).sql: $(SQL_FILES) Makefile
-	{ echo '\echo Use "CREATE EXTENSION tlaw" to load this file. \quit'; cat $(SQL_FILES); } > $@
+	{ printf '%s\n' '\echo Use "CREATE EXTENSION tlaw" to load this file. \quit'; cat $(SQL_FILES); } > $@
 
 # ---- the engine: no PostgreSQL in it ----
 include kernels/kernels.mk
