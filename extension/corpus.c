@@ -19,7 +19,6 @@
 
 #define MIN_BPE_VOCABULARY 512
 #define MAX_BPE_VOCABULARY 65535
-#define MAX_SEED           (INT64CONST(1) << 53) /* whole numbers that a float8 holds */
 
 /* The arguments of tlaw_create_corpus, checked. */
 struct corpus_arguments {
@@ -30,12 +29,6 @@ struct corpus_arguments {
 };
 
 /* ---- arguments ---- */
-
-static void require_argument(FunctionCallInfo fcinfo, int i, const char *name)
-{
-    if (PG_ARGISNULL(i))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", name)));
-}
 
 /* One row with columns of a corpus; an error when there is none. SPI is connected. */
 static void select_corpus(const char *sql, const char *name)
@@ -125,7 +118,7 @@ static void check_arguments(FunctionCallInfo fcinfo, struct corpus_arguments *a)
 
     for (i = 0; i < lengthof(names); i++) {
         if (names[i])
-            require_argument(fcinfo, i, names[i]);
+            tlaw_not_null(fcinfo, i, names[i]);
     }
     a->text_column = NameStr(*PG_GETARG_NAME(1));
     a->group_column = PG_ARGISNULL(4) ? NULL : NameStr(*PG_GETARG_NAME(4));
@@ -138,7 +131,7 @@ static void check_arguments(FunctionCallInfo fcinfo, struct corpus_arguments *a)
                  errmsg("validation_fraction and test_fraction must leave something to train on: %s + %s is "
                         "not less than 1",
                         float8out_internal(a->validation_fraction), float8out_internal(a->test_fraction))));
-    a->split_seed = tlaw_count_argument("split_seed", PG_GETARG_FLOAT8(7), 0, MAX_SEED);
+    a->split_seed = tlaw_count_argument("split_seed", PG_GETARG_FLOAT8(7), 0, TLAW_MAX_SEED);
     document_source_open(&a->source, PG_GETARG_OID(0), a->text_column, a->group_column);
     a->name = PG_ARGISNULL(2) ? get_rel_name(PG_GETARG_OID(0)) : text_to_cstring(PG_GETARG_TEXT_PP(2));
     check_name(a->name);
@@ -262,7 +255,7 @@ static void freeze(const struct corpus_arguments *a, int fd)
 
     engine = engine_start(dup(fd), spool_fd, (int64) tlaw_max_run_memory << 20);
     send_freeze(engine, a);
-    counts = documents_send(engine, &a->source);
+    counts = documents_send(engine, &a->source, 0);
     if (counts.documents == 0)
         ereport(ERROR, (errcode(ERRCODE_NO_DATA),
                         errmsg("source: %s has no text in column \"%s\"", a->source.relation, a->text_column),

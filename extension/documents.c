@@ -30,8 +30,8 @@ static bool is_text_type(Oid type)
     return category == TYPCATEGORY_STRING;
 }
 
-/* "a, b" of the columns that text_column could be. */
-static char *text_columns(Relation relation)
+/* "a, b" of the columns, or of those that text_column could be. */
+static char *column_names(Relation relation, bool only_text)
 {
     StringInfoData out;
     int i;
@@ -41,7 +41,7 @@ static char *text_columns(Relation relation)
         Form_pg_attribute column = TupleDescAttr(relation->rd_att, i);
         Oid type = getBaseType(column->atttypid);
 
-        if (!column->attisdropped && (is_text_type(type) || type == BYTEAOID))
+        if (!column->attisdropped && (!only_text || is_text_type(type) || type == BYTEAOID))
             appendStringInfo(&out, "%s%s", out.len ? ", " : "", NameStr(column->attname));
     }
     return out.data;
@@ -74,7 +74,7 @@ static Oid column_type(Relation relation, const char *argument, const char *colu
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
                         errmsg("%s: \"%s\" has no column \"%s\"", argument, RelationGetRelationName(relation),
                                column),
-                        errhint("Its columns of text are: %s.", text_columns(relation))));
+                        errhint("Its columns are: %s.", column_names(relation, false))));
     return getBaseType(get_atttype(RelationGetRelid(relation), number));
 }
 
@@ -88,7 +88,7 @@ static void build_query(struct document_source *source, Relation relation, const
         ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
                         errmsg("text_column: column \"%s\" of \"%s\" is of type %s, which is not text",
                                text_column, RelationGetRelationName(relation), format_type_be(type)),
-                        errhint("Its columns of text are: %s.", text_columns(relation))));
+                        errhint("Its columns of text are: %s.", column_names(relation, true))));
     if (group_column)
         column_type(relation, "group_column", group_column);
     source->relation = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
@@ -142,35 +142,30 @@ struct document_receiver {
     DestReceiver base;
     struct engine *engine;
     const struct document_source *source;
+    int64 limit;
     struct document_counts counts;
     MemoryContext row_context;
     int64 bytes_since_poll, rows_since_poll;
 };
 
-struct span {
-    const char *data;
-    size_t size;
-};
-
-/* A column's value as bytes: text in UTF-8, or what a bytea holds. */
-static struct span column_bytes(Datum value, bool is_text)
+struct tlaw_blob document_bytes(Datum value, bool is_text)
 {
     struct varlena *packed = PG_DETOAST_DATUM_PACKED(value);
-    struct span span = {VARDATA_ANY(packed), VARSIZE_ANY_EXHDR(packed)};
+    struct tlaw_blob bytes = {VARDATA_ANY(packed), VARSIZE_ANY_EXHDR(packed)};
 
     if (is_text && GetDatabaseEncoding() != PG_SQL_ASCII && GetDatabaseEncoding() != PG_UTF8) {
-        char *converted = pg_server_to_any(span.data, span.size, PG_UTF8);
+        char *converted = pg_server_to_any(bytes.data, bytes.size, PG_UTF8);
 
-        if (converted != span.data) {
-            span.data = converted;
-            span.size = strlen(converted);
+        if (converted != bytes.data) {
+            bytes.data = converted;
+            bytes.size = strlen(converted);
         }
     }
-    return span;
+    return bytes;
 }
 
 /* One document, in pieces when it is large.  group.data is NULL where there is none. */
-static void send_document(struct engine *engine, struct span group, struct span text)
+static void send_document(struct engine *engine, struct tlaw_blob group, struct tlaw_blob text)
 {
     struct tlaw_document_message message;
     size_t done = 0;
@@ -184,13 +179,13 @@ static void send_document(struct engine *engine, struct span group, struct span 
         size_t piece = Min(text.size - done, PIECE_SIZE);
 
         message.more = done + piece < text.size;
-        message.data.data = text.data + done;
+        message.data.data = (const char *) text.data + done;
         message.data.size = piece;
         if (message.group_bytes > 0) {
             char *joined = palloc(group.size + piece);
 
             memcpy(joined, group.data, group.size);
-            memcpy(joined + group.size, text.data + done, piece);
+            memcpy(joined + group.size, (const char *) text.data + done, piece);
             message.data.data = joined;
             message.data.size += group.size;
         }
@@ -218,14 +213,14 @@ static bool receive_row(TupleTableSlot *slot, DestReceiver *self)
     struct document_receiver *receiver = (struct document_receiver *) self;
     struct document_counts *counts = &receiver->counts;
     MemoryContext before = MemoryContextSwitchTo(receiver->row_context);
-    struct span text = {"", 0};
-    struct span group = {NULL, 0};
+    struct tlaw_blob text = {"", 0};
+    struct tlaw_blob group = {NULL, 0};
 
     slot_getallattrs(slot);
     if (!slot->tts_isnull[0])
-        text = column_bytes(slot->tts_values[0], receiver->source->is_text);
+        text = document_bytes(slot->tts_values[0], receiver->source->is_text);
     if (!slot->tts_isnull[1])
-        group = column_bytes(slot->tts_values[1], true);
+        group = document_bytes(slot->tts_values[1], true);
     if (slot->tts_isnull[0])
         counts->nulls++;
     else if (text.size == 0)
@@ -237,7 +232,7 @@ static bool receive_row(TupleTableSlot *slot, DestReceiver *self)
     poll_sometimes(receiver, text.size);
     MemoryContextSwitchTo(before);
     MemoryContextReset(receiver->row_context);
-    return true;
+    return receiver->limit == 0 || counts->documents < receiver->limit; /* false: the query stops */
 }
 
 static void receiver_startup(DestReceiver *self, int operation, TupleDesc type)
@@ -248,12 +243,14 @@ static void receiver_nothing(DestReceiver *self)
 {
 }
 
-struct document_counts documents_send(struct engine *engine, const struct document_source *source)
+struct document_counts documents_send(struct engine *engine, const struct document_source *source,
+                                      int64 limit)
 {
     struct document_receiver receiver = {
-        .base = {receive_row, receiver_startup, receiver_nothing, receiver_nothing, DestNone},
+        .base = {receive_row, receiver_startup, receiver_nothing, receiver_nothing, DestTuplestore},
         .engine = engine,
-        .source = source};
+        .source = source,
+        .limit = limit};
     SPIExecuteOptions options = {.must_return_tuples = true, .dest = &receiver.base};
     struct tlaw_end_message end;
     int result;

@@ -28,11 +28,14 @@ struct document_counts {
 extern void document_source_open(struct document_source *source, Oid relation, const char *text_column,
                                  const char *group_column);
 /*
- * Sends every row as DOCUMENT frames, NULL as an empty text, so that the engine numbers rows from 0; then
- * END.  Text goes as UTF-8.  A NOTICE every few seconds; cancellable.  SPI must not be connected as another
- * user.
+ * Sends every row (or those up to the limit-th that has text, unless that is 0) as DOCUMENT frames, NULL as
+ * an empty text, so that the engine numbers rows from 0; then END.  Text goes as UTF-8.  A NOTICE every few
+ * seconds; cancellable.  SPI must not be connected as another user.
  */
-extern struct document_counts documents_send(struct engine *engine, const struct document_source *source);
+extern struct document_counts documents_send(struct engine *engine, const struct document_source *source,
+                                             int64 limit);
+/* A text (in UTF-8) or bytea value as bytes. */
+extern struct tlaw_blob document_bytes(Datum value, bool is_text);
 /* Reports PROGRESS as a NOTICE every few seconds; for engine_expect and engine_next. */
 extern void progress_notice(const struct tlaw_progress_message *progress);
 

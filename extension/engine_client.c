@@ -618,7 +618,7 @@ enum tlaw_message engine_next(struct engine *engine, const void **message,
     return type;
 }
 
-static void unexpected(enum tlaw_message type)
+void engine_unexpected(enum tlaw_message type)
 {
     ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
                     errmsg("the engine sent a message of type %s out of turn", tlaw_wire_name(type))));
@@ -631,7 +631,7 @@ const void *engine_expect(struct engine *engine, enum tlaw_message type,
     enum tlaw_message got = engine_next(engine, &message, progress);
 
     if (got != type)
-        unexpected(got);
+        engine_unexpected(got);
     return message;
 }
 
@@ -642,6 +642,6 @@ void engine_poll(struct engine *engine, void (*progress)(const struct tlaw_progr
 
     while ((type = engine_receive(engine, 0, &message, NULL)) != TLAW_NO_MESSAGE) {
         if (!handle_common(type, message, progress))
-            unexpected(type);
+            engine_unexpected(type);
     }
 }

@@ -51,6 +51,8 @@ extern enum tlaw_message engine_next(struct engine *engine, const void **message
 /* While sending: takes what has come without waiting. PROGRESS goes to progress, all else must be an error
  * and is raised. */
 extern void engine_poll(struct engine *engine, void (*progress)(const struct tlaw_progress_message *));
+/* Raises that a message of that type came out of turn. */
+extern void engine_unexpected(enum tlaw_message type) pg_attribute_noreturn();
 /* Raises a TLAW_ERROR message as an ERROR. */
 extern void engine_raise(const struct tlaw_error_message *error) pg_attribute_noreturn();
 /* Why it died: exit code or signal, and its last words on stderr; palloc'd. */

@@ -270,6 +270,12 @@ void tlaw_require_owner(const char *owner, const char *what, const char *name)
              errdetail("It belongs to role \"%s\".", owner)));
 }
 
+void tlaw_not_null(FunctionCallInfo fcinfo, int i, const char *name)
+{
+    if (PG_ARGISNULL(i))
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", name)));
+}
+
 int64 tlaw_count_argument(const char *name, float8 value, int64 low, int64 high)
 {
     /* 2^63 itself is a float8, so the upper comparison is made in float8 and is strict there */

@@ -55,6 +55,10 @@ extern char *tlaw_caller_name(void);
  * name quoted by the caller where it should be. */
 extern void tlaw_require_owner(const char *owner, const char *what, const char *name);
 
+/* Error when argument i of a function that is not STRICT is null. */
+extern void tlaw_not_null(FunctionCallInfo fcinfo, int i, const char *name);
+/* Largest seed: the whole numbers that a float8 holds. */
+#define TLAW_MAX_SEED (INT64CONST(1) << 53)
 /* A float8 argument that must be a whole number in [low, high]; errors name it, the value and the range. */
 extern int64 tlaw_count_argument(const char *name, float8 value, int64 low, int64 high);
 /* A float8 argument in [low, high] (NaN and infinities refused). */
