@@ -1,0 +1,146 @@
+/*
+ * Points and their distances, and the plain exact search: every pair, in float64.
+ */
+#include "dimension_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define LARGEST_VALUE 1e150 /* squares of differences stay finite */
+#define LANES         8
+
+#define SCALED_DISTANCE2(TYPE, x, a, y, b, width)                                                            \
+    double sum[LANES] = {0};                                                                                 \
+    int c = 0;                                                                                               \
+    for (; c + LANES <= (width); c += LANES)                                                                 \
+        for (int lane = 0; lane < LANES; lane++) {                                                           \
+            double difference = (a) * (double) (x)[c + lane] - (b) * (double) (y)[c + lane];                 \
+            sum[lane] += difference * difference;                                                            \
+        }                                                                                                    \
+    for (; c < (width); c++) {                                                                               \
+        double difference = (a) * (double) (x)[c] - (b) * (double) (y)[c];                                   \
+        sum[0] += difference * difference;                                                                   \
+    }                                                                                                        \
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+
+static double distance2_float(const float *x, double a, const float *y, double b, int width)
+{
+    SCALED_DISTANCE2(float, x, a, y, b, width)
+}
+
+static double distance2_double(const double *x, double a, const double *y, double b, int width)
+{
+    SCALED_DISTANCE2(double, x, a, y, b, width)
+}
+
+double tlaw_points_distance2(const struct tlaw_points *points, int64_t i, int64_t j)
+{
+    double a = points->scale ? points->scale[i] : 1, b = points->scale ? points->scale[j] : 1;
+    int width = points->width;
+
+    if (points->element_size == 4)
+        return distance2_float((const float *) points->data + i * width, a,
+                               (const float *) points->data + j * width, b, width);
+    return distance2_double((const double *) points->data + i * width, a,
+                            (const double *) points->data + j * width, b, width);
+}
+
+void tlaw_points_row(const struct tlaw_points *points, int64_t i, double *out)
+{
+    double scale = points->scale ? points->scale[i] : 1;
+
+    for (int c = 0; c < points->width; c++)
+        out[c] = scale * (points->element_size == 4
+                              ? (double) ((const float *) points->data)[i * points->width + c]
+                              : ((const double *) points->data)[i * points->width + c]);
+}
+
+int tlaw_points_check(const struct tlaw_points *points, int64_t *bad_row)
+{
+    for (int64_t i = 0; i < points->n; i++)
+        for (int c = 0; c < points->width; c++) {
+            double value = points->element_size == 4 ? (double) ((const float *) points->data)[i * points->width + c]
+                                                     : ((const double *) points->data)[i * points->width + c];
+            if (!(fabs(value) <= LARGEST_VALUE)) {
+                *bad_row = i;
+                return -1;
+            }
+        }
+    return 0;
+}
+
+int tlaw_points_normalise(const struct tlaw_points *points, double *scale, int64_t *bad_row)
+{
+    for (int64_t i = 0; i < points->n; i++) {
+        double sum = 0;
+
+        for (int c = 0; c < points->width; c++) {
+            double value = points->element_size == 4 ? (double) ((const float *) points->data)[i * points->width + c]
+                                                     : ((const double *) points->data)[i * points->width + c];
+            sum += value * value;
+        }
+        scale[i] = 1 / sqrt(sum);
+        if (!(sum > 0) || !isfinite(scale[i])) {
+            *bad_row = i;
+            return -1;
+        }
+    }
+    return 0;
+}
+
+double tlaw_metric_distance(enum tlaw_metric metric, double distance2)
+{
+    switch (metric) {
+    case TLAW_METRIC_COSINE:
+        return distance2 / 2;
+    case TLAW_METRIC_ANGULAR:
+        return 2 * asin(fmin(1, sqrt(distance2) / 2));
+    default:
+        return sqrt(distance2);
+    }
+}
+
+int tlaw_knn_plain(const struct tlaw_points *points, enum tlaw_metric metric, const int32_t *group,
+                   struct tlaw_neighbours *out, struct tlaw_poll poll, void *arg, char *message)
+{
+    int64_t n = points->n, since_poll = 0;
+    int k = out->k;
+
+    (void) arg;
+    for (int64_t i = 0; i < n; i++) {
+        double *best = out->distance + i * k;
+        int32_t *index = out->index + i * k;
+
+        for (int j = 0; j < k; j++) {
+            best[j] = INFINITY;
+            index[j] = -1;
+        }
+        for (int64_t other = 0; other < n; other++) { /* ascending, so equal distances keep their order */
+            if (other == i || (group && group[i] == group[other]))
+                continue;
+            double distance2 = tlaw_points_distance2(points, i, other);
+            int at = k;
+
+            if (!(distance2 < best[k - 1]))
+                continue;
+            for (at = k - 1; at > 0 && distance2 < best[at - 1]; at--) {
+                best[at] = best[at - 1];
+                index[at] = index[at - 1];
+            }
+            best[at] = distance2;
+            index[at] = (int32_t) other;
+        }
+        for (int j = 0; j < k; j++)
+            if (index[j] >= 0)
+                best[j] = tlaw_metric_distance(metric, best[j]);
+        since_poll += n * points->width;
+        if (since_poll > 20000000) {
+            since_poll = 0;
+            if (poll.stop && poll.stop(poll.arg)) {
+                message[0] = '\0';
+                return -1;
+            }
+        }
+    }
+    return 0;
+}
