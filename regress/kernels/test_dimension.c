@@ -1,0 +1,355 @@
+/* Estimators of the intrinsic dimension: published answers, conventions, and what is said of unusable data. */
+#include "points.h"
+#include "tap.h"
+
+static struct tlaw_dimension estimate(struct tlaw_points points, enum tlaw_estimator estimator, int k)
+{
+    struct tlaw_dimension_options options = {.estimator = estimator, .k = k, .seed = 1};
+    struct tlaw_dimension result;
+
+    if (tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll) {0}, &result))
+        printf("# refused: %s\n", result.message);
+    return result;
+}
+
+static bool near(double value, double expected, double tolerance)
+{
+    if (fabs(value - expected) <= tolerance)
+        return true;
+    printf("# %.12g, expected %.12g\n", value, expected);
+    return false;
+}
+
+/* ---- reference_n1000.csv: a column of the table, and how it is had here ---- */
+static const struct {
+    const char *column;
+    enum tlaw_estimator estimator;
+    int k;
+} columns[] = {
+    {"twonn_lsq_disc0.1", TLAW_ESTIMATOR_TWONN, 0},
+    {"twonn_skdim", TLAW_ESTIMATOR_TWONN, 0},
+    {"twonn_mle_unb", TLAW_ESTIMATOR_TWONN_MLE, 0},
+    {"twonn_mle", TLAW_ESTIMATOR_GRIDE, 2},
+    {"lb_mackay_k5", TLAW_ESTIMATOR_MACKAY, 5},
+    {"lb_mackay_k10", TLAW_ESTIMATOR_MACKAY, 10},
+    {"lb_mackay_k20", TLAW_ESTIMATOR_MACKAY, 20},
+    {"lb_mackay_k50", TLAW_ESTIMATOR_MACKAY, 50},
+    {"mle_skdim_k20", TLAW_ESTIMATOR_MACKAY, 20},
+    {"lb_mean_k5", TLAW_ESTIMATOR_LEVINA_BICKEL, 5},
+    {"lb_mean_k10", TLAW_ESTIMATOR_LEVINA_BICKEL, 10},
+    {"lb_mean_k20", TLAW_ESTIMATOR_LEVINA_BICKEL, 20},
+    {"lb_mean_k50", TLAW_ESTIMATOR_LEVINA_BICKEL, 50},
+    {"gride_n1_1", TLAW_ESTIMATOR_GRIDE, 2},
+    {"gride_n1_2", TLAW_ESTIMATOR_GRIDE, 4},
+    {"gride_n1_4", TLAW_ESTIMATOR_GRIDE, 8},
+    {"gride_n1_8", TLAW_ESTIMATOR_GRIDE, 16},
+    {"gride_n1_16", TLAW_ESTIMATOR_GRIDE, 32},
+    {"gride_n1_32", TLAW_ESTIMATOR_GRIDE, 64},
+    {"mind_ml_skdim", TLAW_ESTIMATOR_MIND, 21},
+    {"corrint_skdim", TLAW_ESTIMATOR_CORRELATION, 20},
+    {"lpca_FO_skdim", TLAW_ESTIMATOR_PCA, 0},
+    {"lpca_part_ratio_skdim", TLAW_ESTIMATOR_PARTICIPATION_RATIO, 0},
+};
+#define COLUMNS   (int) (sizeof columns / sizeof columns[0])
+#define MANIFOLDS 12
+
+struct table {
+    char names[MANIFOLDS][64];
+    double true_d[MANIFOLDS], answers[MANIFOLDS][COLUMNS], gride_se[MANIFOLDS][6];
+    int rows;
+};
+
+static int column_of(char *header, const char *name)
+{
+    char copy[4096], *save;
+    int at = 0;
+
+    snprintf(copy, sizeof copy, "%s", header);
+    for (char *word = strtok_r(copy, ",\r\n", &save); word; word = strtok_r(NULL, ",\r\n", &save), at++)
+        if (!strcmp(word, name))
+            return at;
+    return -1;
+}
+
+static const char *field(const char *line, int at)
+{
+    for (; at > 0; at--)
+        line = strchr(line, ',') + 1;
+    return line;
+}
+
+static struct table read_table(void)
+{
+    static struct table table;
+    char path[1000], header[4096], line[4096], se[32];
+    FILE *file;
+
+    snprintf(path, sizeof path, "%s/id_manifolds/reference_n1000.csv", reference_folder());
+    file = fopen(path, "r");
+    if (!file || !fgets(header, sizeof header, file))
+        return table;
+    while (table.rows < MANIFOLDS && fgets(line, sizeof line, file)) {
+        int row = table.rows++;
+
+        snprintf(table.names[row], sizeof table.names[row], "%.*s", (int) strcspn(line, ","), line);
+        table.true_d[row] = strtod(field(line, column_of(header, "true_d")), NULL);
+        for (int c = 0; c < COLUMNS; c++)
+            table.answers[row][c] = strtod(field(line, column_of(header, columns[c].column)), NULL);
+        for (int s = 0; s < 6; s++) {
+            snprintf(se, sizeof se, "gride_se_%d", 1 << s);
+            table.gride_se[row][s] = strtod(field(line, column_of(header, se)), NULL);
+        }
+    }
+    fclose(file);
+    return table;
+}
+
+/* The information of Gride's likelihood, for independent points, against two libraries. */
+static double plain_gride(struct tlaw_points points, int n1, double *deviation)
+{
+    struct tlaw_neighbours lists = {points.n, 2 * n1, malloc(sizeof(double) * (size_t) (points.n * 2 * n1)),
+                                    malloc(sizeof(int32_t) * (size_t) (points.n * 2 * n1))};
+    double *x = malloc(sizeof *x * (size_t) points.n), information, d;
+    char message[TLAW_DIMENSION_MESSAGE];
+
+    tlaw_knn_plain(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll) {0}, NULL, message);
+    for (int64_t i = 0; i < points.n; i++)
+        x[i] = log(lists.distance[i * lists.k + 2 * n1 - 1] / lists.distance[i * lists.k + n1 - 1]);
+    d = tlaw_gride(x, points.n, n1, 2 * n1, &information);
+    *deviation = 1 / sqrt(information);
+    free(lists.distance);
+    free(lists.index);
+    free(x);
+    return d;
+}
+
+static void test_manifolds(void)
+{
+    struct table table = read_table();
+    struct tlaw_points sets[MANIFOLDS];
+    double error[TLAW_ESTIMATOR_COUNT] = {0};
+
+    if (!table.rows) {
+        skip("no %s/id_manifolds: set TLAW_REFERENCE", reference_folder());
+        return;
+    }
+    for (int m = 0; m < MANIFOLDS; m++) {
+        char name[200];
+
+        snprintf(name, sizeof name, "id_manifolds/%s_n1000.csv.gz", table.names[m]);
+        sets[m] = read_points(name);
+        for (int e = 0; e < TLAW_ESTIMATOR_COUNT; e++)
+            error[e] += fabs(estimate(sets[m], (enum tlaw_estimator) e, 0).dimension - table.true_d[m]) / MANIFOLDS;
+    }
+    for (int c = 0; c < COLUMNS; c++) {
+        double worst = 0;
+
+        for (int m = 0; m < MANIFOLDS; m++) {
+            double answer = table.answers[m][c];
+
+            if (columns[c].estimator == TLAW_ESTIMATOR_MIND && answer == floor(answer))
+                continue; /* the library's search stopped at its integer start, or at its bound of 10 */
+            worst = fmax(worst, fabs(estimate(sets[m], columns[c].estimator, columns[c].k).dimension - answer));
+        }
+        ok(worst < 1e-6, "%s on 12 manifolds: \"%s\" differs by at most %.1e", columns[c].column,
+           tlaw_estimator_name(columns[c].estimator), worst);
+    }
+    double worst_se = 0, deviation;
+    for (int m = 0; m < MANIFOLDS; m++)
+        for (int s = 0; s < 6; s++) {
+            plain_gride(sets[m], 1 << s, &deviation);
+            worst_se = fmax(worst_se, fabs(deviation - table.gride_se[m][s]));
+        }
+    ok(worst_se < 1e-6, "gride_se_1 .. 32, for independent points, differ by at most %.1e", worst_se);
+    for (int e = 0; e < TLAW_ESTIMATOR_COUNT; e++)
+        printf("# mean absolute error over 12 manifolds, n = 1000: %-20s %.3f\n",
+               tlaw_estimator_name((enum tlaw_estimator) e), error[e]);
+    for (int e = 1; e < TLAW_ESTIMATOR_COUNT; e++)
+        ok(error[TLAW_ESTIMATOR_CALIBRATED] < error[e], "the default is nearer than \"%s\" on average",
+           tlaw_estimator_name((enum tlaw_estimator) e));
+    ok(error[TLAW_ESTIMATOR_MIND] < 2.2483, "MiND as a real number: nearer than the integer one (2.248)");
+    for (int m = 0; m < MANIFOLDS; m++)
+        free((void *) sets[m].data);
+}
+
+static double least_squares(const double *x, const double *y, int n)
+{
+    double mean_x = 0, mean_y = 0, xy = 0, xx = 0;
+
+    for (int i = 0; i < n; i++) {
+        mean_x += x[i] / n;
+        mean_y += y[i] / n;
+    }
+    for (int i = 0; i < n; i++) {
+        xy += (x[i] - mean_x) * (y[i] - mean_y);
+        xx += (x[i] - mean_x) * (x[i] - mean_x);
+    }
+    return xy / xx;
+}
+
+static void test_two_gaussians(void)
+{
+    static const double gride[6] = {2.0209649482, 2.0427765129, 1.9168368038, 2.0031692898, 1.6758166281, 0.7210556207};
+    static const double gride_se[6] = {.2001, .1466, .0976, .0722, .0427, .0130};
+    static const double correlation[9] = {1.88925, 1.87676, 1.9144, 1.90752, 1.89357, 1.87727, 1.854341, 1.83551, 1.81872};
+    struct tlaw_points points = read_points("id_dadapy/2gaussians_in_2d.csv");
+    double deviation, share[2], worst = 0;
+
+    if (!points.n) {
+        skip("no %s/id_dadapy: set TLAW_REFERENCE", reference_folder());
+        return;
+    }
+    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN, 0).dimension, 1.8549132954537941, 1e-9), "DADApy: TwoNN, least squares");
+    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN_MLE, 0).dimension, 2.0007552986718955, 1e-9), "DADApy: TwoNN, MLE");
+    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN_BAYES, 0).dimension, 1.872201560621762, 1e-9), "DADApy: TwoNN, Bayes");
+    for (int s = 0; s < 6; s++) {
+        double d = plain_gride(points, 1 << s, &deviation);
+
+        ok(near(d, gride[s], 1e-6), "Gride at n1 = %d: the exact MLE (DADApy has n - 1 for n)", 1 << s);
+        ok(near(deviation, gride_se[s], 0.011 * gride_se[s]), "its deviation for independent points");
+    }
+    double x[10], y[10];
+    for (int s = 0; s < 10; s++) { /* DADApy: least squares of ln C on ln r over the first radii */
+        double radius[2] = {.25 + 1.5 * s / 9, 10}, slope;
+
+        tlaw_correlation_integral(&points, TLAW_METRIC_EUCLIDEAN, radius, 0, 1, (struct tlaw_poll) {0}, share, NULL);
+        x[s] = log(radius[0]);
+        y[s] = log(share[0]);
+        slope = least_squares(x, y, s + 1);
+        worst = s ? fmax(worst, fabs(slope - correlation[s - 1])) : 0;
+    }
+    ok(worst < 1e-5, "DADApy: correlation dimension from r = .25 to nine radii differs by at most %.1e", worst);
+    free((void *) points.data);
+}
+
+static void test_fixture(void)
+{
+    struct tlaw_points points = read_points("id_manifolds/skdim_test_hyperball_n30_d5_D10.csv");
+
+    if (!points.n) {
+        skip("no %s/id_manifolds: set TLAW_REFERENCE", reference_folder());
+        return;
+    }
+    ok(near(estimate(points, TLAW_ESTIMATOR_MACKAY, 20).dimension, 3.341161830518472, 1e-9), "scikit-dimension: MLE, k = 20");
+    ok(near(estimate(points, TLAW_ESTIMATOR_MACKAY, 5).dimension, 4.350132038093711, 1e-9), "MLE, k = 5");
+    ok(near(estimate(points, TLAW_ESTIMATOR_MACKAY, 20).dimension * 18 / 19, 3.1653112078596046, 1e-9), "MLE with k - 2 for k - 1");
+    ok(near(estimate(points, TLAW_ESTIMATOR_LEVINA_BICKEL, 20).dimension, 3.4389424541367437, 1e-9), "MLE, mean over points");
+    ok(near(estimate(points, TLAW_ESTIMATOR_CORRELATION, 20).dimension, 2.9309171335492548, 1e-9), "CorrInt");
+    ok(estimate(points, TLAW_ESTIMATOR_PCA, 0).dimension == 5, "PCA, Fukunaga & Olsen");
+    ok(near(estimate(points, TLAW_ESTIMATOR_MIND, 21).dimension, 3.696083548872364, 1e-6), "MiND_MLk");
+    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN, 0).dimension, 4.522311661670988, 1e-9), "TwoNN");
+    free((void *) points.data);
+}
+
+/* ---- data that need a word ---- */
+static void test_messages(void)
+{
+    double x[60], same[40] = {0}, bad[4] = {1, 2, NAN, 3};
+    struct tlaw_points line = {60, 1, 8, x, NULL}, none = {0, 3, 8, x, NULL}, one = {1, 3, 8, x, NULL};
+    struct tlaw_points equal = {20, 2, 8, same, NULL}, broken = {2, 2, 8, bad, NULL}, few = {20, 3, 8, x, NULL};
+    struct tlaw_dimension result;
+    uint64_t state = 5;
+
+    for (int i = 0; i < 60; i++)
+        x[i] = random_uniform(&state);
+    ok(near(estimate(line, TLAW_ESTIMATOR_MACKAY, 10).dimension, 1, .35), "points on a line (width 1)");
+    result = estimate(none, TLAW_ESTIMATOR_CALIBRATED, 0);
+    ok(isnan(result.dimension) && strstr(result.message, "no points"), "no points: %s", result.message);
+    result = estimate(one, TLAW_ESTIMATOR_TWONN, 0);
+    ok(isnan(result.dimension) && strstr(result.message, "too few"), "one point: %s", result.message);
+    result = estimate(equal, TLAW_ESTIMATOR_TWONN, 0);
+    ok(isnan(result.dimension) && result.duplicates == 19 && result.zero_distances == 20, "all equal: %s", result.message);
+    result = estimate(few, TLAW_ESTIMATOR_MACKAY, 20);
+    ok(isnan(result.dimension) && strstr(result.message, "at least 21"), "n <= k: %s", result.message);
+    result = estimate(broken, TLAW_ESTIMATOR_TWONN, 0);
+    ok(strstr(result.message, "point 2 has a value") != NULL, "NaN: %s", result.message);
+    result = estimate(line, TLAW_ESTIMATOR_LEVINA_BICKEL, 2);
+    ok(strstr(result.message, "takes 3 or more") != NULL, "k too small: %s", result.message);
+}
+
+static void test_duplicates(void)
+{
+    uint64_t state = 9;
+    struct tlaw_points points = make_shape(CUBE, 400, 3, &state), twice = points, grid = points;
+    double *copies = malloc(sizeof *copies * 3 * 800), *steps = malloc(sizeof *steps * 3 * 400);
+    struct tlaw_dimension alone = estimate(points, TLAW_ESTIMATOR_MACKAY, 10), result;
+
+    for (int i = 0; i < 400; i++) { /* every point and a copy; 30 copies of the first */
+        memcpy(copies + 3 * i, (const double *) points.data + 3 * i, 3 * sizeof *copies);
+        memcpy(copies + 3 * (400 + i), (const double *) points.data + 3 * (i < 30 ? 0 : i), 3 * sizeof *copies);
+    }
+    twice.data = copies;
+    twice.n = 800;
+    result = estimate(twice, TLAW_ESTIMATOR_MACKAY, 10);
+    ok(result.dimension == alone.dimension && result.n == 400, "copies change nothing");
+    ok(result.duplicates == 400 && result.zero_distances == 800 - 29, "and are counted: %lld duplicates, %lld at distance 0",
+       (long long) result.duplicates, (long long) result.zero_distances);
+    for (int i = 0; i < 1200; i++)
+        steps[i] = i < 1200 ? (double) ((i % 3 == 0 ? i / 3 / 64 : i % 3 == 1 ? i / 3 / 8 % 8 : i / 3 % 8)) : 0;
+    grid.data = steps;
+    result = estimate(grid, TLAW_ESTIMATOR_MACKAY, 10);
+    ok(result.ties == 400 && isfinite(result.dimension), "a grid: all points have tied neighbours");
+    free((void *) points.data);
+    free(copies);
+    free(steps);
+}
+
+static void test_metrics(void)
+{
+    uint64_t state = 3;
+    struct tlaw_points points = make_shape(SPHERE, 1500, 3, &state);
+    double scale[1500];
+    int64_t row;
+    struct tlaw_dimension_options options = {.estimator = TLAW_ESTIMATOR_MACKAY, .k = 20};
+    struct tlaw_dimension result[3];
+
+    for (int64_t i = 0; i < points.n * points.width; i++)
+        ((double *) points.data)[i] *= 1 + (double) (i / points.width % 7); /* lengths must not matter */
+    tlaw_points_normalise(&points, scale, &row);
+    points.scale = scale;
+    for (int m = 0; m < 3; m++) {
+        options.metric = (enum tlaw_metric) m;
+        tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll) {0}, result + m);
+    }
+    ok(near(2 * result[1].dimension, result[0].dimension, 1e-9), "1 - cos halves the estimate exactly: %.4f, %.4f",
+       result[1].dimension, result[0].dimension);
+    ok(near(result[2].dimension, 3, .2), "as an angle it does not: %.4f", result[2].dimension);
+    ((double *) points.data)[4] = ((double *) points.data)[5] = ((double *) points.data)[6] =
+        ((double *) points.data)[7] = 0;
+    ok(tlaw_points_normalise(&points, scale, &row) && row == 1, "a zero vector has no direction");
+    free((void *) points.data);
+}
+
+static void test_excluded_clusters(void)
+{
+    uint64_t state = 11;
+    struct tlaw_points points = make_shape(CUBE, 1000, 2, &state);
+    int32_t cluster[1000];
+    double *data = (double *) points.data;
+    struct tlaw_dimension_options options = {.estimator = TLAW_ESTIMATOR_MACKAY, .k = 10, .cluster = cluster};
+    struct tlaw_dimension with, without;
+
+    for (int i = 0; i < 1000; i++) { /* 100 documents: ten points each along a short line */
+        cluster[i] = i / 10;
+        data[2 * i] = data[2 * (i / 10 * 10)] + 1e-3 * (i % 10) + 1e-5 * random_uniform(&state);
+        data[2 * i + 1] = data[2 * (i / 10 * 10) + 1] + 1e-5 * random_uniform(&state);
+    }
+    tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll) {0}, &with);
+    options.exclude_cluster = true;
+    tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll) {0}, &without);
+    ok(with.dimension < 1 && without.dimension > 1.5, "points of one document halve the estimate, %.2f, unless excluded, %.2f",
+       with.dimension, without.dimension);
+    free((void *) points.data);
+}
+
+int main(void)
+{
+    test_manifolds();
+    test_two_gaussians();
+    test_fixture();
+    test_messages();
+    test_duplicates();
+    test_metrics();
+    test_excluded_clusters();
+    return tap_end();
+}
