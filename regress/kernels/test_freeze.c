@@ -318,6 +318,78 @@ static void test_subsets(void)
     texts_free(&texts);
 }
 
+/* Documents of the text that are in the file, each once. */
+static int64_t documents_found(const struct frozen *frozen, const struct texts *texts)
+{
+    struct settings everything = plain;
+    struct frozen all = freeze_texts(texts, &everything);
+    int64_t found = 0;
+
+    for (int part = 0; part < PART_COUNT; part++)
+        for (int64_t i = 0; i < frozen->corpus.header->documents[part]; i++)
+            found += part_of(&all.corpus, frozen->corpus.documents[part][i].digest) >= 0;
+    drop(&all);
+    return found;
+}
+
+static void test_bpe(void)
+{
+    struct texts texts = made_texts(800, 10);
+    struct settings bpe = plain, given = plain;
+    struct frozen a, b, c;
+    const struct tlaw_frozen_message *r = &a.report;
+
+    bpe.tokenizer = "bpe:600";
+    a = freeze_texts(&texts, &bpe);
+    bpe.reversed = 1;
+    b = freeze_texts(&texts, &bpe);
+    ok(!a.failed && r->vocab_size == 600, "a corpus is frozen with bpe:600%s%s", a.failed ? ": " : "",
+       a.message);
+    ok(r->tokenizer_documents > 0 && r->documents + r->tokenizer_documents == 800 &&
+           documents_found(&a, &texts) == r->documents,
+       "the %" PRId64 " documents that the tokenizer is trained on are left out", r->tokenizer_documents);
+    ok(fabs((double) (int64_t) (texts.size - (size_t) r->bytes) / (double) texts.size - 0.08) < 0.01,
+       "a tenth of the training text");
+    ok(!b.failed && !memcmp(a.sha256, b.sha256, 32), "the order of the rows does not change the sha256");
+    given.tokenizer = "given";
+    given.definition = a.corpus.tokenizer;
+    given.definition_size = (size_t) a.corpus.header->tokenizer_bytes;
+    c = freeze_texts(&texts, &given);
+    ok(!c.failed && c.report.vocab_size == 600 && c.report.tokenizer_documents == 0 && same_texts(&c, &texts),
+       "another corpus's tokenizer leaves nothing out, and every text comes back");
+    ok((double) c.report.tokens < 0.7 * (double) c.report.bytes, "and %.2f bytes make a token",
+       (double) c.report.bytes / (double) c.report.tokens);
+    drop(&a);
+    drop(&b);
+    drop(&c);
+    texts_free(&texts);
+}
+
+/* A text that is larger than a window, in few groups. */
+static void test_long_documents(void)
+{
+    struct texts texts = made_texts(6000, 11), books = {0};
+    struct settings bpe = plain;
+    struct frozen a;
+
+    bpe.tokenizer = "bpe:1024";
+    bpe.pieces = 1000000;
+    for (size_t i = 0; i < 4; i++)
+        texts_add(&books, texts.bytes + texts.start[1500 * i],
+                  texts.start[1500 * (i + 1)] - texts.start[1500 * i]);
+    a = freeze_texts(&books, &bpe);
+    ok(!a.failed && a.report.documents == 3 && a.report.tokenizer_documents == 1 && books.size > 4 << 20,
+       "four long texts are one each of train, validation, test and tokenizer%s%s", a.failed ? ": " : "",
+       a.message);
+    drop(&a);
+    bpe = plain;
+    a = freeze_texts(&books, &bpe);
+    ok(!a.failed && same_texts(&a, &books), "long texts come back");
+    drop(&a);
+    texts_free(&texts);
+    texts_free(&books);
+}
+
 static void expect_error(const struct texts *texts, struct settings s, const char *part)
 {
     struct frozen a = freeze_texts(texts, &s);
@@ -328,7 +400,7 @@ static void expect_error(const struct texts *texts, struct settings s, const cha
 
 static void test_errors(void)
 {
-    struct texts two = made_texts(2, 4), none = {0}, many = made_texts(300, 5);
+    struct texts two = made_texts(2, 4), three = made_texts(3, 4), none = {0}, many = made_texts(300, 5);
     struct settings s = plain;
 
     expect_error(&two, plain, "2 groups");
@@ -349,11 +421,16 @@ static void test_errors(void)
     expect_error(&many, s, "bpe:600x");
     s.tokenizer = "words";
     expect_error(&many, s, "words");
+    s.tokenizer = "bpe:20000";
+    expect_error(&many, s, "it needs 19743 merges");
+    s.tokenizer = "bpe:512";
+    expect_error(&three, s, "at least 4 are needed");
     s.tokenizer = "given";
     s.definition = "nonsense";
     s.definition_size = 8;
     expect_error(&many, s, "malformed tokenizer");
     texts_free(&two);
+    texts_free(&three);
     texts_free(&many);
 }
 
@@ -439,8 +516,11 @@ int main(void)
     test_groups();
     test_equal_documents();
     test_subsets();
+    test_bpe();
+    test_long_documents();
     test_errors();
     test_cancel(&texts, "bytes", "sort");
+    test_cancel(&texts, "bpe:600", "tokenizer");
     test_cancel(&texts, "bytes", "encode");
     test_cancel(&texts, "bytes", "hash");
     texts_free(&texts);
