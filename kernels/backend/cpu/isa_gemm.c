@@ -8,7 +8,7 @@
  */
 #include "isa.h"
 
-#define KC           384 /* steps of a packed block of A: KC x (MR + NR) floats stay in the first two caches */
+#define KC 384 /* steps of a packed block of A: KC x (MR + NR) floats stay in the first two caches */
 #define BLOCK_TILES  4   /* rows of a unit, in tiles */
 #define BLOCK_PANELS 12  /* columns of a unit, in panels */
 #define FEW_ROWS     4   /* so few rows do not repay the packing of B */
