@@ -1,0 +1,102 @@
+"""Training tokens/s against PyTorch: four configurations, everybody in turn, medians and ratios.
+
+    bench.py STEP [seconds a turn] [rounds] [configurations, as "i,iii"]
+
+STEP is the benchmark program (step.c).  PyTorch is looked for in $TLAW_PYTHON, then python3; without it only
+tlaw's own figures are printed.  Turns are short and interleaved because neighbours on the machine come and go: only
+ratios from one run mean anything.
+"""
+import os
+import statistics
+import subprocess
+import sys
+
+CONFIGURATIONS = {  # L, d_model, heads, T, B, V
+    "i": (2, 64, 4, 128, 16, 256),
+    "ii": (4, 256, 8, 256, 8, 256),
+    "iii": (6, 384, 6, 256, 8, 256),
+    "iv": (6, 384, 6, 256, 8, 8192),
+}
+THREADS = os.cpu_count()
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Contender:
+    def __init__(self, name, command):
+        self.name, self.speeds = name, []
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def turn(self, seconds):
+        self.process.stdin.write("%g\n" % seconds)
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit("%s ended early" % self.name)
+        self.speeds.append(float(answer))
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def find_torch():
+    """A python with torch and its version, or None."""
+    for python in filter(None, (os.environ.get("TLAW_PYTHON"), "python3")):
+        found = subprocess.run([python, "-c", "import torch; print(torch.__version__)"], capture_output=True,
+                               text=True)
+        if found.returncode == 0:
+            return python, found.stdout.strip()
+    return None
+
+
+def own_backends(step):
+    """The best instruction set in every precision that this machine has."""
+    tried = [(isa, precision) for precision in ("float32", "bf16") for isa in ("avx512", "avx2", "portable")]
+    best = {}
+    for isa, precision in tried:
+        found = subprocess.run([step, isa, precision, "1", "1", "8", "1", "8", "1", "8"], input="", text=True,
+                               capture_output=True)
+        if found.returncode == 0:
+            best.setdefault(precision, isa)
+    return [(isa, precision) for precision, isa in best.items()]
+
+
+def measure(step, python, shape, seconds, rounds):
+    shape = [str(n) for n in (THREADS,) + shape]
+    contenders = [Contender("tlaw %s" % precision, [step, isa, precision] + shape)
+                  for isa, precision in own_backends(step)]
+    if python:
+        script = os.path.join(HERE, "torch_step.py")
+        modes = [("float32", "eager"), ("float32", "compile"), ("bf16", "eager"), ("bf16", "compile")]
+        contenders += [Contender("torch %s %s" % mode, [python, script, *mode] + shape) for mode in modes]
+    for contender in contenders:
+        contender.turn(0.2)
+        contender.speeds.clear()
+    for _ in range(rounds):
+        for contender in contenders:
+            contender.turn(seconds)
+    for contender in contenders:
+        contender.close()
+    return {contender.name: statistics.median(contender.speeds) for contender in contenders}
+
+
+def main():
+    step = sys.argv[1]
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
+    rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
+    chosen = sys.argv[4].split(",") if len(sys.argv) > 4 else list(CONFIGURATIONS)
+    torch = find_torch()
+    print("training tokens/s on %d threads, medians of %d turns of %g s" % (THREADS, rounds, seconds))
+    print("PyTorch %s" % torch[1] if torch else
+          "no PyTorch in $TLAW_PYTHON or python3: the comparison is skipped")
+    for name in chosen:
+        shape = CONFIGURATIONS[name]
+        speeds = measure(step, torch and torch[0], shape, seconds, rounds)
+        print("(%s) L%d d%d h%d T%d B%d V%d" % ((name,) + shape))
+        for contender, speed in speeds.items():
+            ratios = ["%.2f x %s" % (speeds[own] / speed, own) for own in speeds
+                      if own.startswith("tlaw") and contender.startswith("torch")]
+            print("  %-22s %10.0f%s" % (contender, speed, "   " + ", ".join(ratios) if ratios else ""), flush=True)
+
+
+main()
