@@ -41,6 +41,13 @@ REGRESS = $(patsubst sql/%.sql,%,$(wildcard sql/*.sql))
 installcheck:
 	$(pg_regress_installcheck) $(REGRESS_OPTS) $(REGRESS)
 
+# make bench: training on this CPU against PyTorch where there is one, then the time of every operation.
+build/regress/bench/step: regress/bench/step.c build/libkernels.a
+	@mkdir -p $(@D)
+	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -o $@ $< build/libkernels.a $(KERNEL_LIBS)
+bench: build/regress/bench/step
+	@python3 regress/bench/bench.py $< $(BENCH_ARGS)
+
 C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] regress/*/*.[ch])
 format:
 	clang-format -i $(C_FILES)
@@ -48,4 +55,4 @@ format:
 lint: all kernel-tests
 	regress/lint.sh $(C_FILES)
 
-.PHONY: kernel-tests test demo installcheck format lint
+.PHONY: kernel-tests test demo installcheck format lint bench

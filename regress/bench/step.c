@@ -1,9 +1,9 @@
 /*
  * Times training steps of the real model on the CPU backend.
  *
- *     step ISA PRECISION THREADS L D_MODEL HEADS T B V            a line "seconds" in, a line "tokens/s" out, until
- *                                                                 end of file (bench.py takes turns so)
- *     step ISA PRECISION THREADS L D_MODEL HEADS T B V profile    time of every operation and its share of the peak
+ *     step ISA PRECISION THREADS L D_MODEL HEADS T B V            a line "seconds" in, a line "tokens/s" out,
+ * until end of file (bench.py takes turns so) step ISA PRECISION THREADS L D_MODEL HEADS T B V profile time
+ * of every operation and its share of the peak
  *
  * A step is what a trainer does: zero the gradients, forward and backward, norm, clip and AdamW.
  */
@@ -38,11 +38,19 @@ enum {
     OPERATIONS
 };
 static const char *const operation_names[OPERATIONS] = {
-    "embedding_forward", "embedding_backward", "layernorm_forward",  "layernorm_backward",
-    "linear_forward",    "linear_backward",    "attention_forward",  "attention_backward",
-    "cross_entropy",     "sum_squares",        "adamw",
+    "embedding_forward",
+    "embedding_backward",
+    "layernorm_forward",
+    "layernorm_backward",
+    "linear_forward",
+    "linear_backward",
+    "attention_forward",
+    "attention_backward",
+    "cross_entropy",
+    "sum_squares",
+    "adamw",
 };
-static const struct backend *plain; /* the backend that is timed */
+static const struct backend *plain;                /* the backend that is timed */
 static double spent[OPERATIONS], work[OPERATIONS]; /* seconds; floating-point operations of products */
 
 #define TIMED(operation, flops, call)                                                                        \
@@ -258,8 +266,13 @@ static void profile(struct bench *b, const struct backend *backend, int threads)
 
 static void fill_spec(struct tlaw_spec *spec, char **argument)
 {
-    *spec = (struct tlaw_spec){.arch = "gpt2", .bias = 1, .seed = 1, .beta1 = 0.9, .beta2 = 0.95,
-                               .weight_decay = 0.1, .grad_clip = 1};
+    *spec = (struct tlaw_spec){.arch = "gpt2",
+                               .bias = 1,
+                               .seed = 1,
+                               .beta1 = 0.9,
+                               .beta2 = 0.95,
+                               .weight_decay = 0.1,
+                               .grad_clip = 1};
     spec->n_layer = atoi(argument[0]);
     spec->d_model = atoi(argument[1]);
     spec->n_head = atoi(argument[2]);

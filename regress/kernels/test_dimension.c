@@ -1,4 +1,5 @@
-/* Estimators of the intrinsic dimension: published answers, conventions, and what is said of unusable data. */
+/* Estimators of the intrinsic dimension: published answers, conventions, and what is said of unusable data.
+ */
 #include "points.h"
 #include "tap.h"
 
@@ -7,7 +8,7 @@ static struct tlaw_dimension estimate(struct tlaw_points points, enum tlaw_estim
     struct tlaw_dimension_options options = {.estimator = estimator, .k = k, .seed = 1};
     struct tlaw_dimension result;
 
-    if (tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll) {0}, &result))
+    if (tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll){0}, &result))
         printf("# refused: %s\n", result.message);
     return result;
 }
@@ -112,7 +113,7 @@ static double plain_gride(struct tlaw_points points, int n1, double *deviation)
     double *x = malloc(sizeof *x * (size_t) points.n), information, d;
     char message[TLAW_DIMENSION_MESSAGE];
 
-    tlaw_knn_plain(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll) {0}, NULL, message);
+    tlaw_knn_plain(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll){0}, NULL, message);
     for (int64_t i = 0; i < points.n; i++)
         x[i] = log(lists.distance[i * lists.k + 2 * n1 - 1] / lists.distance[i * lists.k + n1 - 1]);
     d = tlaw_gride(x, points.n, n1, 2 * n1, &information);
@@ -139,7 +140,8 @@ static void test_manifolds(void)
         snprintf(name, sizeof name, "id_manifolds/%s_n1000.csv.gz", table.names[m]);
         sets[m] = read_points(name);
         for (int e = 0; e < TLAW_ESTIMATOR_COUNT; e++)
-            error[e] += fabs(estimate(sets[m], (enum tlaw_estimator) e, 0).dimension - table.true_d[m]) / MANIFOLDS;
+            error[e] +=
+                fabs(estimate(sets[m], (enum tlaw_estimator) e, 0).dimension - table.true_d[m]) / MANIFOLDS;
     }
     for (int c = 0; c < COLUMNS; c++) {
         double worst = 0;
@@ -149,7 +151,8 @@ static void test_manifolds(void)
 
             if (columns[c].estimator == TLAW_ESTIMATOR_MIND && answer == floor(answer))
                 continue; /* the library's search stopped at its integer start, or at its bound of 10 */
-            worst = fmax(worst, fabs(estimate(sets[m], columns[c].estimator, columns[c].k).dimension - answer));
+            worst =
+                fmax(worst, fabs(estimate(sets[m], columns[c].estimator, columns[c].k).dimension - answer));
         }
         ok(worst < 1e-6, "%s on 12 manifolds: \"%s\" differs by at most %.1e", columns[c].column,
            tlaw_estimator_name(columns[c].estimator), worst);
@@ -189,9 +192,11 @@ static double least_squares(const double *x, const double *y, int n)
 
 static void test_two_gaussians(void)
 {
-    static const double gride[6] = {2.0209649482, 2.0427765129, 1.9168368038, 2.0031692898, 1.6758166281, 0.7210556207};
+    static const double gride[6] = {2.0209649482, 2.0427765129, 1.9168368038,
+                                    2.0031692898, 1.6758166281, 0.7210556207};
     static const double gride_se[6] = {.2001, .1466, .0976, .0722, .0427, .0130};
-    static const double correlation[9] = {1.88925, 1.87676, 1.9144, 1.90752, 1.89357, 1.87727, 1.854341, 1.83551, 1.81872};
+    static const double correlation[9] = {1.88925, 1.87676,  1.9144,  1.90752, 1.89357,
+                                          1.87727, 1.854341, 1.83551, 1.81872};
     struct tlaw_points points = read_points("id_dadapy/2gaussians_in_2d.csv");
     double deviation, share[2], worst = 0;
 
@@ -199,9 +204,12 @@ static void test_two_gaussians(void)
         skip("no %s/id_dadapy: set TLAW_REFERENCE", reference_folder());
         return;
     }
-    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN, 0).dimension, 1.8549132954537941, 1e-9), "DADApy: TwoNN, least squares");
-    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN_MLE, 0).dimension, 2.0007552986718955, 1e-9), "DADApy: TwoNN, MLE");
-    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN_BAYES, 0).dimension, 1.872201560621762, 1e-9), "DADApy: TwoNN, Bayes");
+    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN, 0).dimension, 1.8549132954537941, 1e-9),
+       "DADApy: TwoNN, least squares");
+    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN_MLE, 0).dimension, 2.0007552986718955, 1e-9),
+       "DADApy: TwoNN, MLE");
+    ok(near(estimate(points, TLAW_ESTIMATOR_TWONN_BAYES, 0).dimension, 1.872201560621762, 1e-9),
+       "DADApy: TwoNN, Bayes");
     for (int s = 0; s < 6; s++) {
         double d = plain_gride(points, 1 << s, &deviation);
 
@@ -212,13 +220,15 @@ static void test_two_gaussians(void)
     for (int s = 0; s < 10; s++) { /* DADApy: least squares of ln C on ln r over the first radii */
         double radius[2] = {.25 + 1.5 * s / 9, 10}, slope;
 
-        tlaw_correlation_integral(&points, TLAW_METRIC_EUCLIDEAN, radius, 0, 1, (struct tlaw_poll) {0}, share, NULL);
+        tlaw_correlation_integral(&points, TLAW_METRIC_EUCLIDEAN, radius, 0, 1, (struct tlaw_poll){0}, share,
+                                  NULL);
         x[s] = log(radius[0]);
         y[s] = log(share[0]);
         slope = least_squares(x, y, s + 1);
         worst = s ? fmax(worst, fabs(slope - correlation[s - 1])) : 0;
     }
-    ok(worst < 1e-5, "DADApy: correlation dimension from r = .25 to nine radii differs by at most %.1e", worst);
+    ok(worst < 1e-5, "DADApy: correlation dimension from r = .25 to nine radii differs by at most %.1e",
+       worst);
     free((void *) points.data);
 }
 
@@ -230,10 +240,13 @@ static void test_fixture(void)
         skip("no %s/id_manifolds: set TLAW_REFERENCE", reference_folder());
         return;
     }
-    ok(near(estimate(points, TLAW_ESTIMATOR_MACKAY, 20).dimension, 3.341161830518472, 1e-9), "scikit-dimension: MLE, k = 20");
+    ok(near(estimate(points, TLAW_ESTIMATOR_MACKAY, 20).dimension, 3.341161830518472, 1e-9),
+       "scikit-dimension: MLE, k = 20");
     ok(near(estimate(points, TLAW_ESTIMATOR_MACKAY, 5).dimension, 4.350132038093711, 1e-9), "MLE, k = 5");
-    ok(near(estimate(points, TLAW_ESTIMATOR_MACKAY, 20).dimension * 18 / 19, 3.1653112078596046, 1e-9), "MLE with k - 2 for k - 1");
-    ok(near(estimate(points, TLAW_ESTIMATOR_LEVINA_BICKEL, 20).dimension, 3.4389424541367437, 1e-9), "MLE, mean over points");
+    ok(near(estimate(points, TLAW_ESTIMATOR_MACKAY, 20).dimension * 18 / 19, 3.1653112078596046, 1e-9),
+       "MLE with k - 2 for k - 1");
+    ok(near(estimate(points, TLAW_ESTIMATOR_LEVINA_BICKEL, 20).dimension, 3.4389424541367437, 1e-9),
+       "MLE, mean over points");
     ok(near(estimate(points, TLAW_ESTIMATOR_CORRELATION, 20).dimension, 2.9309171335492548, 1e-9), "CorrInt");
     ok(estimate(points, TLAW_ESTIMATOR_PCA, 0).dimension == 5, "PCA, Fukunaga & Olsen");
     ok(near(estimate(points, TLAW_ESTIMATOR_MIND, 21).dimension, 3.696083548872364, 1e-6), "MiND_MLk");
@@ -246,7 +259,8 @@ static void test_messages(void)
 {
     double x[60], same[40] = {0}, bad[4] = {1, 2, NAN, 3};
     struct tlaw_points line = {60, 1, 8, x, NULL}, none = {0, 3, 8, x, NULL}, one = {1, 3, 8, x, NULL};
-    struct tlaw_points equal = {20, 2, 8, same, NULL}, broken = {2, 2, 8, bad, NULL}, few = {20, 3, 8, x, NULL};
+    struct tlaw_points equal = {20, 2, 8, same, NULL}, broken = {2, 2, 8, bad, NULL},
+                       few = {20, 3, 8, x, NULL};
     struct tlaw_dimension result;
     uint64_t state = 5;
 
@@ -258,7 +272,8 @@ static void test_messages(void)
     result = estimate(one, TLAW_ESTIMATOR_TWONN, 0);
     ok(isnan(result.dimension) && strstr(result.message, "too few"), "one point: %s", result.message);
     result = estimate(equal, TLAW_ESTIMATOR_TWONN, 0);
-    ok(isnan(result.dimension) && result.duplicates == 19 && result.zero_distances == 20, "all equal: %s", result.message);
+    ok(isnan(result.dimension) && result.duplicates == 19 && result.zero_distances == 20, "all equal: %s",
+       result.message);
     result = estimate(few, TLAW_ESTIMATOR_MACKAY, 20);
     ok(isnan(result.dimension) && strstr(result.message, "at least 21"), "n <= k: %s", result.message);
     result = estimate(broken, TLAW_ESTIMATOR_TWONN, 0);
@@ -276,16 +291,21 @@ static void test_duplicates(void)
 
     for (int i = 0; i < 400; i++) { /* every point and a copy; 30 copies of the first */
         memcpy(copies + 3 * i, (const double *) points.data + 3 * i, 3 * sizeof *copies);
-        memcpy(copies + 3 * (400 + i), (const double *) points.data + 3 * (i < 30 ? 0 : i), 3 * sizeof *copies);
+        memcpy(copies + 3 * (400 + i), (const double *) points.data + 3 * (i < 30 ? 0 : i),
+               3 * sizeof *copies);
     }
     twice.data = copies;
     twice.n = 800;
     result = estimate(twice, TLAW_ESTIMATOR_MACKAY, 10);
     ok(result.dimension == alone.dimension && result.n == 400, "copies change nothing");
-    ok(result.duplicates == 400 && result.zero_distances == 800 - 29, "and are counted: %lld duplicates, %lld at distance 0",
-       (long long) result.duplicates, (long long) result.zero_distances);
+    ok(result.duplicates == 400 && result.zero_distances == 800 - 29,
+       "and are counted: %lld duplicates, %lld at distance 0", (long long) result.duplicates,
+       (long long) result.zero_distances);
     for (int i = 0; i < 1200; i++)
-        steps[i] = i < 1200 ? (double) ((i % 3 == 0 ? i / 3 / 64 : i % 3 == 1 ? i / 3 / 8 % 8 : i / 3 % 8)) : 0;
+        steps[i] = i < 1200 ? (double) ((i % 3 == 0   ? i / 3 / 64
+                                         : i % 3 == 1 ? i / 3 / 8 % 8
+                                                      : i / 3 % 8))
+                            : 0;
     grid.data = steps;
     result = estimate(grid, TLAW_ESTIMATOR_MACKAY, 10);
     ok(result.ties == 400 && isfinite(result.dimension), "a grid: all points have tied neighbours");
@@ -309,10 +329,10 @@ static void test_metrics(void)
     points.scale = scale;
     for (int m = 0; m < 3; m++) {
         options.metric = (enum tlaw_metric) m;
-        tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll) {0}, result + m);
+        tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll){0}, result + m);
     }
-    ok(near(2 * result[1].dimension, result[0].dimension, 1e-9), "1 - cos halves the estimate exactly: %.4f, %.4f",
-       result[1].dimension, result[0].dimension);
+    ok(near(2 * result[1].dimension, result[0].dimension, 1e-9),
+       "1 - cos halves the estimate exactly: %.4f, %.4f", result[1].dimension, result[0].dimension);
     ok(near(result[2].dimension, 3, .2), "as an angle it does not: %.4f", result[2].dimension);
     ((double *) points.data)[4] = ((double *) points.data)[5] = ((double *) points.data)[6] =
         ((double *) points.data)[7] = 0;
@@ -334,11 +354,12 @@ static void test_excluded_clusters(void)
         data[2 * i] = data[2 * (i / 10 * 10)] + 1e-3 * (i % 10) + 1e-5 * random_uniform(&state);
         data[2 * i + 1] = data[2 * (i / 10 * 10) + 1] + 1e-5 * random_uniform(&state);
     }
-    tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll) {0}, &with);
+    tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll){0}, &with);
     options.exclude_cluster = true;
-    tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll) {0}, &without);
-    ok(with.dimension < 1 && without.dimension > 1.5, "points of one document halve the estimate, %.2f, unless excluded, %.2f",
-       with.dimension, without.dimension);
+    tlaw_dimension_estimate(&points, &options, tlaw_knn_plain, NULL, (struct tlaw_poll){0}, &without);
+    ok(with.dimension < 1 && without.dimension > 1.5,
+       "points of one document halve the estimate, %.2f, unless excluded, %.2f", with.dimension,
+       without.dimension);
     free((void *) points.data);
 }
 
