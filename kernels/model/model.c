@@ -20,8 +20,8 @@ static int check_spec(const struct tlaw_spec *spec, int batch, char *message, si
     const struct {
         const char *name;
         int64_t value, most;
-    } sizes[] = {{"n_layer", spec->n_layer, 10000},       {"n_head", spec->n_head, spec->d_model},
-                 {"d_model", spec->d_model, 1 << 20},     {"context_length", spec->context_length, 1 << 20},
+    } sizes[] = {{"n_layer", spec->n_layer, 1000},        {"n_head", spec->n_head, spec->d_model},
+                 {"d_model", spec->d_model, 65536},       {"context_length", spec->context_length, 65536},
                  {"vocab_size", spec->vocab_size, 65536}, {"batch", batch, INT_MAX}};
 
     if (strcmp(spec->arch, "gpt2") != 0) {
