@@ -206,24 +206,25 @@ static void reference_linear_backward(struct device *device, act *dx_act, real *
 }
 
 /*
- * y[D] = softmax(q k^T / sqrt(D)) v over `keys` rows, a step apart; returns the log of the softmax's
+ * y[D] = softmax(q k^T / sqrt(D)) v over rows 0 to `last`, a step apart; returns the log of the softmax's
  * denominator.
  */
-static double attend(real *y, const real *q, const real *k, const real *v, size_t step, int keys, int D)
+static double attend(real *y, const real *q, const real *k, const real *v, size_t step, int last, int D)
 {
     double scale = 1 / sqrt(D), highest = -INFINITY, sum = 0;
 
-    for (int j = 0; j < keys; j++)
+    for (int j = 0; j <= last; j++)
         highest = fmax(highest, scale * dot(q, 1, k + j * step, 1, D));
-    for (int j = 0; j < keys; j++)
+    for (int j = 0; j <= last; j++)
         sum += exp(scale * dot(q, 1, k + j * step, 1, D) - highest);
     memset(y, 0, D * sizeof(real));
-    for (int j = 0; j < keys; j++) {
+    for (int j = 0; j <= last; j++) {
         double weight = exp(scale * dot(q, 1, k + j * step, 1, D) - highest) / sum;
 
         for (int d = 0; d < D; d++)
             y[d] += (real) (weight * v[j * step + d]);
     }
+    /* cppcheck-suppress invalidFunctionArg ; there is a row 0, so sum is at least 1 */
     return highest + log(sum);
 }
 
@@ -240,7 +241,7 @@ static void reference_attention_forward(struct device *device, act *y, real *lse
 
                 lse[((size_t) b * H + h) * T + t] = (real) attend(
                     (real *) y + ((size_t) b * T + t) * C + (size_t) h * D, sequence + (size_t) t * 3 * C,
-                    sequence + C, sequence + 2 * C, 3 * (size_t) C, t + 1, D);
+                    sequence + C, sequence + 2 * C, 3 * (size_t) C, t, D);
             }
 }
 
@@ -295,8 +296,8 @@ static void reference_attention_decode(struct device *device, act *y, act *k_cac
     for (int h = 0; h < H; h++) {
         size_t head = (size_t) h * D;
 
-        attend((real *) y + head, in + head, (real *) k_cache + head, (real *) v_cache + head, C,
-               position + 1, D);
+        attend((real *) y + head, in + head, (real *) k_cache + head, (real *) v_cache + head, C, position,
+               D);
     }
 }
 

@@ -68,10 +68,10 @@ void *model_export(struct model *model, size_t *size)
     struct parameter *list = file_parameters(model, &count, &elements);
     char *header = list ? file_header(list, count, &header_size) : NULL;
     real *weights = malloc(model->size * sizeof(real));
-    char *file = header ? malloc(header_size + elements * sizeof(float)) : NULL;
+    float *file = header ? malloc(header_size + elements * sizeof(float)) : NULL;
 
     if (file && weights) {
-        float *data = (float *) (file + header_size);
+        float *data = file + header_size / sizeof(float);
 
         memcpy(file, header, header_size);
         model_get(model, weights);
@@ -115,12 +115,13 @@ static const char *import_data(struct model *model, const struct parameter *list
     return fault;
 }
 
-int model_import(struct model *model, const void *file, size_t size, char *message, size_t message_size)
+int model_import(struct model *model, const void *bytes, size_t size, char *message, size_t message_size)
 {
     int count;
     size_t header_size, elements;
     struct parameter *list = file_parameters(model, &count, &elements);
     char *header = list ? file_header(list, count, &header_size) : NULL;
+    const float *file = bytes;
     const char *fault;
 
     if (!header)
@@ -130,7 +131,7 @@ int model_import(struct model *model, const void *file, size_t size, char *messa
     else if (size != header_size + elements * sizeof(float))
         fault = "it does not have the size that its header says";
     else
-        fault = import_data(model, list, count, (const float *) ((const char *) file + header_size));
+        fault = import_data(model, list, count, file + header_size / sizeof(float));
     if (fault)
         snprintf(message, message_size, "a model file of %zu bytes cannot be used: %s", size, fault);
     free(header);

@@ -263,6 +263,11 @@ struct state_header {
     struct tlaw_spec spec; /* nothing after a string's end, so that equal means equal bytes */
 };
 
+struct state {
+    struct state_header header;
+    real vectors[];
+};
+
 static struct state_header state_header(const struct trainer *trainer)
 {
     struct state_header header;
@@ -285,15 +290,14 @@ void *trainer_save(struct trainer *trainer, size_t *size)
 {
     struct state_header header = state_header(trainer);
     size_t n = model_size(trainer->model);
-    char *state = malloc(header.size);
-    real *vectors = (real *) (state + sizeof header);
+    struct state *state = malloc((size_t) header.size);
 
     if (!state)
         return NULL;
-    memcpy(state, &header, sizeof header);
-    model_get(trainer->model, vectors);
-    model_get_moments(trainer->model, vectors + n, vectors + 2 * n);
-    memcpy(vectors + 3 * n, trainer->best, n * sizeof(real));
+    state->header = header;
+    model_get(trainer->model, state->vectors);
+    model_get_moments(trainer->model, state->vectors + n, state->vectors + 2 * n);
+    memcpy(state->vectors + 3 * n, trainer->best, n * sizeof(real));
     *size = (size_t) header.size;
     return state;
 }
@@ -314,26 +318,21 @@ static const char *state_fault(const struct trainer *trainer, const struct state
     return NULL;
 }
 
-int trainer_load(struct trainer *trainer, const void *state, size_t size, char *message, size_t message_size)
+int trainer_load(struct trainer *trainer, const void *saved, size_t size, char *message, size_t message_size)
 {
-    struct state_header header;
+    const struct state *state = saved;
     size_t n = model_size(trainer->model);
-    const char *fault = "it is too short";
+    const char *fault = size < sizeof *state ? "it is too short" : state_fault(trainer, &state->header, size);
 
-    if (size >= sizeof header) {
-        memcpy(&header, state, sizeof header);
-        fault = state_fault(trainer, &header, size);
-    }
     if (fault) {
         snprintf(message, message_size, "a training state of %zu bytes cannot be used: %s", size, fault);
         return -1;
     }
-    const real *vectors = (const real *) ((const char *) state + sizeof header);
-    model_set(trainer->model, vectors);
-    model_set_moments(trainer->model, vectors + n, vectors + 2 * n);
-    memcpy(trainer->best, vectors + 3 * n, n * sizeof(real));
-    trainer->step = header.step;
-    trainer->best_step = header.best_step;
-    trainer->best_loss = header.best_loss;
+    model_set(trainer->model, state->vectors);
+    model_set_moments(trainer->model, state->vectors + n, state->vectors + 2 * n);
+    memcpy(trainer->best, state->vectors + 3 * n, n * sizeof(real));
+    trainer->step = state->header.step;
+    trainer->best_step = state->header.best_step;
+    trainer->best_loss = state->header.best_loss;
     return 0;
 }

@@ -66,14 +66,15 @@ int evaluate_documents(struct model *model, const struct tlaw_spec *spec, int ba
 /*
  * The whole state (weights, moments, kept weights, step) as one malloc'd block (NULL: memory is short), and
  * back. Bits are preserved.  A state of another specification or of the wrong size is refused, and nothing
- * changes.
+ * changes.  The memory is aligned as malloc's.
  */
 void *trainer_save(struct trainer *, size_t *size);
 int trainer_load(struct trainer *, const void *state, size_t size, char *message, size_t message_size);
 
 /*
  * The model's weights as a safetensors file (GPT-2's names; absent biases as zeros), malloc'd (NULL: memory
- * is short), and back.  Import accepts exactly what export writes for the model's specification.
+ * is short), and back.  The memory is aligned as malloc's. Import accepts exactly what export writes for the
+ * model's specification.
  */
 void *model_export(struct model *, size_t *size);
 int model_import(struct model *, const void *file, size_t size, char *message, size_t message_size);

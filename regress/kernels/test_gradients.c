@@ -23,20 +23,24 @@
 static const struct backend *backend = &reference_backend;
 static struct device *device;
 
+/* Every array of this program, freed at its end. */
+static void *arrays[512];
+static int n_arrays;
+
+static real *zeros(size_t n)
+{
+    return arrays[n_arrays++] = calloc(n, sizeof(real));
+}
+
 /* n normal numbers; another array for every call of the program. */
 static real *normals(size_t n)
 {
     static uint64_t next;
-    real *out = malloc(n * sizeof *out);
+    real *out = zeros(n);
 
     for (size_t i = 0; i < n; i++)
         out[i] = rng_normal(7, RNG_SAMPLE, next++);
     return out;
-}
-
-static real *zeros(size_t n)
-{
-    return calloc(n, sizeof(real));
 }
 
 static double weighted(const real *r, const real *out, size_t n)
@@ -377,5 +381,7 @@ int main(void)
     test_model(0, 3, 4, 2);
     test_accumulation();
     backend->close(device);
+    while (n_arrays > 0)
+        free(arrays[--n_arrays]);
     return tap_end();
 }
