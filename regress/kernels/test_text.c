@@ -5,6 +5,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include "../oracle/bpe.h"
 #include "../../kernels/text/bpe_train.h"
 #include "../../kernels/text/pretokenize.h"
 #include "../../kernels/text/tokenizer.h"
@@ -386,6 +387,42 @@ static void test_training(const struct texts *texts)
     free(b);
 }
 
+/* Whether the text encodes to exactly the expected tokens. */
+static bool encodes_to(struct tokenizer *t, const uint8_t *text, size_t size, const uint16_t *expected,
+                       size_t n)
+{
+    uint16_t *tokens = malloc(size * sizeof *tokens);
+    bool same = tokenizer_encode(t, text, size, tokens) == n && !memcmp(tokens, expected, n * sizeof *tokens);
+
+    free(tokens);
+    return same;
+}
+
+/* Numbers made with Hugging Face tokenizers, see regress/oracle/bpe.py. */
+static void test_oracle(void)
+{
+    char message[256] = "";
+    uint16_t merges[ORACLE_MERGES][2], ours[sizeof oracle_text];
+    struct tokenizer *t = tokenizer_bpe((const void *) oracle_merges, ORACLE_MERGES, message, sizeof message);
+    size_t n = sizeof oracle_text_tokens / 2, n_ours;
+    int64_t found;
+
+    ok(t && encodes_to(t, oracle_text, sizeof oracle_text, oracle_text_tokens, n),
+       "the merges of Hugging Face tokenizers give its tokens on the text they are trained on %s", message);
+    ok(t && encodes_to(t, oracle_other, sizeof oracle_other, oracle_other_tokens,
+                       sizeof oracle_other_tokens / 2),
+       "and on a text of other words, numbers, spaces and scripts");
+    tokenizer_free(t);
+    found = train((const char *) oracle_text, sizeof oracle_text, ORACLE_MERGES, merges);
+    t = tokenizer_bpe((const void *) merges, found < 0 ? 0 : (size_t) found, message, sizeof message);
+    n_ours = tokenizer_encode(t, oracle_text, sizeof oracle_text, ours);
+    ok(found == ORACLE_MERGES && labs((long) n_ours - (long) n) <= (long) n / 100,
+       "training here finds %lld merges that make %zu tokens of it, there %d and %zu (ties are broken "
+       "otherwise)",
+       (long long) found, n_ours, ORACLE_MERGES, n);
+    tokenizer_free(t);
+}
+
 static void expect_malformed(const void *definition, size_t size, const char *why)
 {
     char message[256] = "";
@@ -503,6 +540,7 @@ int main(void)
     test_broken_utf8();
     test_round_trips(bytes, "bytes");
     test_training(&texts);
+    test_oracle();
     test_speed(&texts);
     test_long_pieces();
     tokenizer_free(bytes);
