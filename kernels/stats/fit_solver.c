@@ -99,6 +99,16 @@ static double gradient_cosine(const struct pass *pass, int n)
     return largest;
 }
 
+/* Length of the undamped step in the metric of the curvature over that of the residuals (the relative offset of Bates
+ * and Watts, Technometrics 23, 1981): how far from the minimum, whatever the parametrisation. */
+static double relative_offset(const struct pass *pass, int n)
+{
+    double z = 0;
+    for (int k = 0; k < n; k++)
+        z += pass->r[k * (n + 1) + n] * pass->r[k * (n + 1) + n];
+    return pass->residual_norm > 0 ? sqrt(z) / pass->residual_norm : 0;
+}
+
 /*
  * The step that minimises |R d + z|^2 + lambda |D d|^2, z from the factorisation (least squares, IRLS) or R^-T g
  * (newton, whose gradient has rows without curvature).  Returns the predicted decrease of the objective, < 0 if none.
@@ -135,6 +145,28 @@ static double damped_step(const struct pass *pass, int n, bool newton, const dou
         step[k] = -step[k];
     }
     return 0.5 * rd + lambda * dd;
+}
+
+/* Solves for the linear parameters with the others held; leaves params alone when they are not determined. */
+static bool project(const struct tlaw_problem *problem, double *params)
+{
+    struct tlaw_problem linear = *problem;
+    struct pass pass;
+    int index[P], n;
+    double step[P], z[P];
+
+    linear.fixed |= ~linear.linear;
+    n = free_parameters(&linear, index);
+    if (n == 0 || isfinite(problem->delta))
+        return true;
+    if (!run_pass(&linear, params, false, &pass))
+        return false;
+    for (int k = 0; k < n; k++)
+        z[k] = pass.r[k * (n + 1) + n];
+    if (tlaw_solve_upper(pass.r, n + 1, n, z, step))
+        for (int k = 0; k < n; k++)
+            params[index[k]] -= step[k];
+    return true;
 }
 
 /* State of the iteration: the current point, its pass, the damping. */
@@ -176,12 +208,13 @@ static double advance(const struct tlaw_problem *problem, struct search *search,
         trial[index[k]] += step[k];
         moved = fmax(moved, fabs(step[k]) / (fabs(trial[index[k]]) + 1e-30));
     }
-    if (predicted >= 0 && run_pass(problem, trial, search->newton, &next)) {
+    if (predicted >= 0 && project(problem, trial) && run_pass(problem, trial, search->newton, &next)) {
         double gain = (search->pass.objective - next.objective) / predicted;
-        /* where the objective no longer resolves the step, the gradient decides */
-        bool rounding = predicted <= 1e-13 * search->pass.objective &&
-                        next.objective <= search->pass.objective * (1 + 1e-14) &&
-                        gradient_cosine(&next, n) < gradient_cosine(&search->pass, n);
+        /* where rounding hides the step's effect on the objective, the gradient decides */
+        bool rounding = predicted <= 1e-8 * search->pass.objective &&
+                        fabs(next.objective - search->pass.objective) <= 1e-8 * search->pass.objective &&
+                        (search->newton ? gradient_cosine(&next, n) < 0.99 * gradient_cosine(&search->pass, n)
+                                        : relative_offset(&next, n) < 0.99 * relative_offset(&search->pass, n));
         accepted = gain > 1e-4 || rounding;
         if (accepted) {
             memcpy(search->params, trial, sizeof trial);
@@ -232,25 +265,45 @@ static int iterate(const struct tlaw_problem *problem, struct search *search, co
     return iteration;
 }
 
-void tlaw_solve(const struct tlaw_problem *problem, const double *start, int max_iterations,
-                struct tlaw_solution *solution)
+static void solve_from(const struct tlaw_problem *problem, const double *start, int max_iterations,
+                       struct tlaw_solution *solution)
 {
     int index[P], n = free_parameters(problem, index);
-    struct search search = {.lambda = 1e-3, .growth = 2};
+    struct search search = {.lambda = 1, .growth = 2};
 
     memset(solution, 0, sizeof *solution);
     memcpy(search.params, start, sizeof(double) * problem->n_params);
     memcpy(solution->params, start, sizeof(double) * problem->n_params);
     solution->objective = solution->gradient_norm = INFINITY;
-    if (!run_pass(problem, search.params, false, &search.pass))
+    if ((max_iterations > 0 && !project(problem, search.params)) ||
+        !run_pass(problem, search.params, false, &search.pass))
         return;
     update_scale(&search, n);
     solution->iterations = iterate(problem, &search, index, n, max_iterations);
+    if (search.newton) /* certify by the same weights whatever the path */
+        run_pass(problem, search.params, false, &search.pass);
     memcpy(solution->params, search.params, sizeof(double) * problem->n_params);
     solution->valid = true;
     solution->objective = search.pass.objective;
     solution->gradient_norm = gradient_cosine(&search.pass, n);
-    solution->converged = solution->gradient_norm < TLAW_GRADIENT_TOLERANCE;
+    solution->relative_offset = relative_offset(&search.pass, n);
+    solution->converged =
+        solution->gradient_norm < TLAW_GRADIENT_TOLERANCE && solution->relative_offset < TLAW_OFFSET_TOLERANCE;
+}
+
+void tlaw_solve(const struct tlaw_problem *problem, const double *start, int max_iterations,
+                struct tlaw_solution *solution)
+{
+    struct tlaw_problem plain = *problem;
+    struct tlaw_solution other;
+
+    solve_from(problem, start, max_iterations, solution);
+    plain.linear = 0;
+    if (!(problem->linear & ~problem->fixed) || isfinite(problem->delta) || max_iterations == 0)
+        return;
+    solve_from(&plain, start, max_iterations, &other);
+    if (other.objective < solution->objective * (1 - 1e-9))
+        *solution = other;
 }
 
 bool tlaw_moments(const struct tlaw_problem *problem, const double *params, struct tlaw_moments *moments)

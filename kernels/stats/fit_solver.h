@@ -31,6 +31,7 @@ struct tlaw_problem {
     const double *weights; /* per row, >= 0; NULL: all 1 */
     double delta;          /* INFINITY: least squares */
     uint32_t fixed;        /* bit j: parameter j stays as it is */
+    uint32_t linear;       /* least squares only, bit j: residuals are affine in these parameters taken together */
     const struct tlaw_host *host;
 };
 
@@ -40,17 +41,24 @@ struct tlaw_solution {
     /* Largest cosine between a free parameter's column of the Jacobian and the vector of rho'(r): 0 at a minimum,
      * free of units and of the number of rows. */
     double gradient_norm;
+    /* Length of the Gauss-Newton step over that of the residuals, in the metric of the curvature (Bates & Watts,
+     * Technometrics 23, 1981): the distance to the minimum, whatever the parametrisation. */
+    double relative_offset;
     int iterations;
     bool valid;     /* the model could be evaluated at params */
-    bool converged; /* gradient_norm below TLAW_GRADIENT_TOLERANCE, or the fit is exact */
+    bool converged; /* both below their tolerances */
 };
 
 #define TLAW_GRADIENT_TOLERANCE 1e-6
+#define TLAW_OFFSET_TOLERANCE   1e-4
 
 /*
  * Damped Gauss-Newton (Levenberg-Marquardt, columns scaled as in MINPACK, Nielsen's rule for the damping) on a QR
  * factorisation of the Jacobian; for Huber's loss IRLS weights first, then the Hessian's own weights (rho''), which
- * converge quadratically.  At most max_iterations steps: 0 only evaluates and certifies `start`.
+ * converge quadratically.  Linear parameters are projected out: solved for exactly at every trial point, so that the
+ * search runs over the others (variable projection; a Gauss-Newton step in all parameters followed by the exact solve
+ * has the rate of Kaufman's: Ruhe & Wedin, SIAM Review 22, 1980).  Where parameters are linear, the search without
+ * projection is run as well and the lower objective kept: from a poor start either can run away.  At most max_iterations steps: 0 only evaluates and certifies `start`.
  */
 void tlaw_solve(const struct tlaw_problem *problem, const double *start, int max_iterations,
                 struct tlaw_solution *solution);
