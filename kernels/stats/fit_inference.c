@@ -41,7 +41,9 @@ struct inference {
     int n_params;
     double n, df;         /* rows with weight; n less parameters */
     double psi_square;    /* sum of rho'(r)^2 at the minimum */
-    double curvature;     /* mean of rho'' */
+    double window;        /* rows with |residual| within it stand for the density at 0 (INFINITY: least squares) */
+    double density;       /* what each of them adds to the curvature (1: least squares) */
+    double inside;        /* their share of the rows */
     double base_objective; /* without the bound at E = 0 */
 };
 
@@ -77,7 +79,8 @@ static bool load_block(const struct inference *inf, const double *params, size_t
     return inf->problem.evaluate(&inf->problem, params, first, block->count, block->residuals, block->jacobian);
 }
 
-/* QR triangle of [nuisance | target | psi]; false when the model cannot be evaluated. */
+/* QR triangle of [nuisance | target | psi] over the rows that have curvature (Powell's estimate: the noise may vary
+ * along the law); false when the model cannot be evaluated. */
 static bool triangle(const struct inference *inf, const double *params, const int *nuisance, int n,
                      struct direction direction, double *r)
 {
@@ -92,7 +95,7 @@ static bool triangle(const struct inference *inf, const double *params, const in
         for (size_t i = 0; i < block.count; i++) {
             double root = sqrt(inf->data->weights[first + i]), *row = packed + used * columns;
             const double *jacobian = block.jacobian + i * inf->n_params;
-            if (root == 0)
+            if (root == 0 || fabs(block.residuals[i]) > inf->window)
                 continue;
             for (int k = 0; k < n; k++)
                 row[k] = root * jacobian[nuisance[k]];
@@ -105,33 +108,39 @@ static bool triangle(const struct inference *inf, const double *params, const in
     return true;
 }
 
-/* Fills inf->clusters; coef: the target's projection on the nuisance columns. */
+/* Sums of the score over all rows, in all and by cluster; coef: the target's projection on the nuisance columns. */
 static bool contributions(const struct inference *inf, const double *params, const int *nuisance, int n,
-                          struct direction direction, const double *r, const double *coef)
+                          struct direction direction, const double *r, const double *coef,
+                          struct contribution *total)
 {
     struct block block;
-    memset(inf->clusters, 0, sizeof *inf->clusters * inf->data->n_clusters);
+    int g = inf->by_cluster ? inf->data->n_clusters : 0;
+    memset(inf->clusters, 0, sizeof *inf->clusters * g);
+    memset(total, 0, sizeof *total);
     for (size_t first = 0; first < inf->problem.n_rows; first += block.count) {
         if (!load_block(inf, params, first, &block))
             return false;
         for (size_t i = 0; i < block.count; i++) {
             double w = inf->data->weights[first + i];
             const double *jacobian = block.jacobian + i * inf->n_params;
-            struct contribution *cluster = &inf->clusters[inf->data->cluster[first + i]];
+            struct contribution *cluster = g > 0 ? &inf->clusters[inf->data->cluster[first + i]] : total;
             double part = target_column(inf, direction, jacobian, first + i, block.residuals[i]);
             for (int k = 0; k < n; k++)
                 part -= coef[k] * jacobian[nuisance[k]];
             cluster->score += w * part * fmax(-inf->problem.delta, fmin(inf->problem.delta, block.residuals[i]));
             cluster->information += w * part * part;
-            for (int k = 0; k < n; k++)
+            for (int k = 0; k < n && g > 0; k++)
                 cluster->z[k] += w * part * jacobian[nuisance[k]];
         }
     }
-    for (int c = 0; c < inf->data->n_clusters; c++) {
+    for (int c = 0; c < g; c++) {
         double half[P];
         if (!tlaw_solve_upper_transposed(r, n + 2, n, inf->clusters[c].z, half))
             return false;
-        memcpy(inf->clusters[c].z, half, sizeof(double) * n);
+        for (int k = 0; k < n; k++)
+            inf->clusters[c].z[k] = half[k] * sqrt(inf->inside);
+        total->score += inf->clusters[c].score;
+        total->information += inf->clusters[c].information;
     }
     return true;
 }
@@ -199,21 +208,21 @@ static bool score_statistic(const struct inference *inf, const double *params, u
         top[k] = r[k * columns + n];
     if (n > 0 && !tlaw_solve_upper(r, columns, n, top, coef))
         return false;
-    double width = r[n * columns + n], information = width * width, score = width * r[n * columns + n + 1];
-    double noise = inf->psi_square / inf->df, variance = noise * information;
-    out->df = inf->df;
-    if (!(information > 0))
+    struct contribution total;
+    double width = r[n * columns + n];
+    if (!(width * width > 0) || !contributions(inf, params, nuisance, n, direction, r, coef, &total))
         return false;
+    double variance = inf->psi_square / inf->df * total.information;
+    out->df = inf->df;
     if (inf->by_cluster) {
-        if (!contributions(inf, params, nuisance, n, direction, r, coef) ||
-            !cluster_scale(inf, n, want_df, &variance, &out->df))
+        if (!cluster_scale(inf, n, want_df, &variance, &out->df))
             return false;
     } else if (!isfinite(inf->problem.delta) && direction.param < 0) {
         out->df = inf->df - 1; /* the noise of the model with the further term */
-        variance = (inf->psi_square - score * score / information) / out->df * information;
+        variance = (inf->psi_square - total.score * total.score / total.information) / out->df * total.information;
     }
-    out->t = -score / sqrt(variance);
-    out->scale = sqrt(variance) / (information * inf->curvature);
+    out->t = -total.score / sqrt(variance);
+    out->scale = sqrt(variance) / (width * width * inf->density);
     return isfinite(out->t) && out->df > 0;
 }
 
@@ -250,17 +259,21 @@ static bool measure_noise(struct inference *inf)
         }
     }
     inf->fit->noise = sqrt(sum / inf->df);
-    inf->curvature = 1;
+    inf->density = inf->inside = 1;
+    inf->window = INFINITY;
     if (isfinite(inf->problem.delta)) { /* density at 0 by a window wide enough to hold rows */
         qsort(size, n, sizeof(double), compare_doubles);
-        double spread = 1.4826 * size[n / 2], window = fmax(inf->problem.delta, spread * pow((double) n, -0.2));
+        double spread = 1.4826 * size[n / 2];
         size_t inside = 0;
-        while (inside < n && size[inside] <= window)
+        inf->window = fmax(inf->problem.delta, spread * pow((double) n, -0.2));
+        inf->window = fmax(inf->window, size[n < 2 * (size_t) inf->n_params ? n - 1 : 2 * (size_t) inf->n_params - 1]);
+        while (inside < n && size[inside] <= inf->window)
             inside++;
         inf->fit->noise = spread * sqrt((double) n / inf->df);
-        inf->curvature = (double) inside / (double) n * fmin(1, inf->problem.delta / window);
+        inf->inside = (double) inside / (double) n;
+        inf->density = fmin(1, inf->problem.delta / inf->window);
     }
-    return isfinite(inf->fit->noise) && inf->curvature > 0;
+    return isfinite(inf->fit->noise);
 }
 
 /* ---- covariance ---- */
@@ -327,7 +340,7 @@ static void sandwich(const double *a, const double *b, int n, double *c)
 }
 
 /* Says which parameters the rows cannot tell apart; true when all can be told. */
-static bool check_identified(const struct inference *inf, const struct tlaw_moments *moments)
+static bool check_identified(const struct inference *inf, const double *r)
 {
     int n = inf->n_params;
     const struct tlaw_form_info *info = tlaw_form_info(inf->data->form);
@@ -336,14 +349,14 @@ static bool check_identified(const struct inference *inf, const struct tlaw_mome
     for (int i = 0; i < n; i++) {
         double column = 0;
         for (int k = 0; k < n; k++)
-            column += moments->r[k * n + i] * moments->r[k * n + i];
+            column += r[k * n + i] * r[k * n + i];
         norms[i] = column > 0 ? sqrt(column) : 1;
     }
     for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++) {
             gram[i * n + j] = 0;
             for (int k = 0; k < n; k++)
-                gram[i * n + j] += moments->r[k * n + i] * moments->r[k * n + j] / (norms[i] * norms[j]);
+                gram[i * n + j] += r[k * n + i] * r[k * n + j] / (norms[i] * norms[j]);
         }
     tlaw_symmetric_eigen(gram, n, values, vectors);
     for (int e = 0; e < n && values[e] < 1e-11; e++)
@@ -357,27 +370,43 @@ static bool check_identified(const struct inference *inf, const struct tlaw_mome
     return all;
 }
 
+/* Inverse of the curvature of the objective, sum rho'' J J'. */
+static bool inverse_curvature(const struct inference *inf, double *inverse)
+{
+    int n = inf->n_params;
+    double r[P * P] = {0}, packed[TLAW_SOLVER_BLOCK * P];
+    struct block block;
+    for (size_t first = 0; first < inf->problem.n_rows; first += block.count) {
+        int used = 0;
+        if (!load_block(inf, inf->fit->working, first, &block))
+            return false;
+        for (size_t i = 0; i < block.count; i++) {
+            double root = sqrt(inf->density * inf->data->weights[first + i]);
+            if (root == 0 || fabs(block.residuals[i]) > inf->window)
+                continue;
+            for (int j = 0; j < n; j++)
+                packed[used * n + j] = root * block.jacobian[i * n + j];
+            used++;
+        }
+        tlaw_qr_fold(r, n, packed, used);
+    }
+    return check_identified(inf, r) && tlaw_inverse_of_gram(r, n, n, inverse);
+}
+
 static bool set_covariance(struct inference *inf)
 {
     int n = inf->n_params;
-    struct tlaw_problem whole = inf->problem;
-    struct tlaw_moments moments;
     double bread[P * P], working[P * P], meat[P * P], jacobian[P * P];
 
-    whole.fixed = 0;
-    if (!tlaw_moments(&whole, inf->fit->working, &moments) || !check_identified(inf, &moments) ||
-        !tlaw_inverse_of_gram(moments.r, n, n, bread))
+    if (!inverse_curvature(inf, bread))
         return false;
-    for (int i = 0; i < n * n; i++)
-        bread[i] /= inf->curvature;
-    if (inf->by_cluster) {
+    if (inf->by_cluster || isfinite(inf->problem.delta)) {
         if (!cluster_meat(inf, meat))
             return false;
         sandwich(bread, meat, n, working);
     } else {
-        double noise = inf->psi_square / inf->df / inf->curvature;
         for (int i = 0; i < n * n; i++)
-            working[i] = bread[i] * noise;
+            working[i] = bread[i] * inf->psi_square / inf->df;
     }
     natural_jacobian(inf, jacobian);
     sandwich(jacobian, working, n, inf->fit->covariance);
@@ -398,6 +427,8 @@ static bool profile_statistic(const struct inference *inf, int j, double value, 
 
     restricted.fixed |= 1u << j;
     restricted.linear = 0;
+    restricted.enough = 1e-5;
+    restricted.warm = true;
     params[j] = value;
     tlaw_solve(&restricted, params, 100, &solution);
     if (!solution.valid || !isfinite(solution.objective))

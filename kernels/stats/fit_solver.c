@@ -31,8 +31,8 @@ static int free_parameters(const struct tlaw_problem *problem, int *index)
     return n;
 }
 
-/* Adds one row; packed: its place in the block that goes into the QR, or NULL when its curvature is nil. */
-static void add_row(const struct tlaw_problem *problem, double w, double r, const double *jacobian, const int *index,
+/* Adds one row; packed: its place in the block that goes into the QR. False when it has no curvature and needs none. */
+static bool add_row(const struct tlaw_problem *problem, double w, double r, const double *jacobian, const int *index,
                     int n, bool newton, struct pass *pass, double *packed)
 {
     double size = fabs(r), delta = problem->delta;
@@ -52,6 +52,7 @@ static void add_row(const struct tlaw_problem *problem, double w, double r, cons
         packed[k] = root * j;
     }
     packed[n] = root * r;
+    return curvature > 0;
 }
 
 static bool run_pass(const struct tlaw_problem *problem, const double *params, bool newton, struct pass *pass)
@@ -73,8 +74,8 @@ static bool run_pass(const struct tlaw_problem *problem, const double *params, b
                 continue;
             if (!isfinite(residuals[i]))
                 return false;
-            add_row(problem, w, residuals[i], jacobian + i * problem->n_params, index, n, newton, pass,
-                    packed + used++ * columns);
+            used += add_row(problem, w, residuals[i], jacobian + i * problem->n_params, index, n, newton, pass,
+                            packed + used * columns);
         }
         tlaw_qr_fold(pass->r, columns, packed, used);
     }
@@ -101,9 +102,16 @@ static double gradient_cosine(const struct pass *pass, int n)
 
 /* Length of the undamped step in the metric of the curvature over that of the residuals (the relative offset of Bates
  * and Watts, Technometrics 23, 1981): how far from the minimum, whatever the parametrisation. */
-static double relative_offset(const struct pass *pass, int n)
+static double relative_offset(const struct pass *pass, int n, bool newton)
 {
-    double z = 0;
+    double z = 0, half[P];
+    if (newton) { /* rows without curvature are not in the factorisation, their gradient is */
+        if (!tlaw_solve_upper_transposed(pass->r, n + 1, n, pass->gradient, half))
+            return INFINITY;
+        for (int k = 0; k < n; k++)
+            z += half[k] * half[k];
+        return pass->psi_norm > 0 ? sqrt(z) / pass->psi_norm : 0;
+    }
     for (int k = 0; k < n; k++)
         z += pass->r[k * (n + 1) + n] * pass->r[k * (n + 1) + n];
     return pass->residual_norm > 0 ? sqrt(z) / pass->residual_norm : 0;
@@ -213,8 +221,8 @@ static double advance(const struct tlaw_problem *problem, struct search *search,
         /* where rounding hides the step's effect on the objective, the gradient decides */
         bool rounding = predicted <= 1e-8 * search->pass.objective &&
                         fabs(next.objective - search->pass.objective) <= 1e-8 * search->pass.objective &&
-                        (search->newton ? gradient_cosine(&next, n) < 0.99 * gradient_cosine(&search->pass, n)
-                                        : relative_offset(&next, n) < 0.99 * relative_offset(&search->pass, n));
+                        relative_offset(&next, n, search->newton) <
+                            0.99 * relative_offset(&search->pass, n, search->newton);
         accepted = gain > 1e-4 || rounding;
         if (accepted) {
             memcpy(search->params, trial, sizeof trial);
@@ -256,6 +264,8 @@ static int iterate(const struct tlaw_problem *problem, struct search *search, co
             continue;
         }
         stuck = false;
+        if (problem->enough > 0 && relative_offset(&search->pass, n, search->newton) < problem->enough)
+            break;
         if (moved < 1e-15 || (moved < 1e-13 && gradient_cosine(&search->pass, n) < 1e-13))
             break;
         if (robust && !search->newton && ++irls_steps >= 5 &&
@@ -279,6 +289,8 @@ static void solve_from(const struct tlaw_problem *problem, const double *start, 
         !run_pass(problem, search.params, false, &search.pass))
         return;
     update_scale(&search, n);
+    if (problem->warm && isfinite(problem->delta) && search.pass.inside > n)
+        set_weights(problem, &search, true);
     solution->iterations = iterate(problem, &search, index, n, max_iterations);
     if (search.newton) /* certify by the same weights whatever the path */
         run_pass(problem, search.params, false, &search.pass);
@@ -286,7 +298,7 @@ static void solve_from(const struct tlaw_problem *problem, const double *start, 
     solution->valid = true;
     solution->objective = search.pass.objective;
     solution->gradient_norm = gradient_cosine(&search.pass, n);
-    solution->relative_offset = relative_offset(&search.pass, n);
+    solution->relative_offset = relative_offset(&search.pass, n, false);
     solution->converged =
         solution->gradient_norm < TLAW_GRADIENT_TOLERANCE && solution->relative_offset < TLAW_OFFSET_TOLERANCE;
 }
@@ -304,37 +316,4 @@ void tlaw_solve(const struct tlaw_problem *problem, const double *start, int max
     solve_from(&plain, start, max_iterations, &other);
     if (other.objective < solution->objective * (1 - 1e-9))
         *solution = other;
-}
-
-bool tlaw_moments(const struct tlaw_problem *problem, const double *params, struct tlaw_moments *moments)
-{
-    int n = free_parameters(problem, moments->index), columns = n + 1;
-    double residuals[TLAW_SOLVER_BLOCK], jacobian[TLAW_SOLVER_BLOCK * P], packed[TLAW_SOLVER_BLOCK * (P + 1)];
-    double r[(P + 1) * (P + 1)] = {0};
-
-    moments->n_free = n;
-    moments->psi_square = moments->rows = 0;
-    for (size_t first = 0; first < problem->n_rows; first += TLAW_SOLVER_BLOCK) {
-        size_t count = problem->n_rows - first, used = 0;
-        count = count < TLAW_SOLVER_BLOCK ? count : TLAW_SOLVER_BLOCK;
-        if (!problem->evaluate(problem, params, first, count, residuals, jacobian))
-            return false;
-        for (size_t i = 0; i < count; i++) {
-            double w = problem->weights ? problem->weights[first + i] : 1;
-            if (w == 0)
-                continue;
-            double psi = fmax(-problem->delta, fmin(problem->delta, residuals[i]));
-            double *row = packed + used++ * columns;
-            for (int k = 0; k < n; k++)
-                row[k] = sqrt(w) * jacobian[i * problem->n_params + moments->index[k]];
-            row[n] = sqrt(w) * psi;
-            moments->psi_square += w * psi * psi;
-            moments->rows += 1;
-        }
-        tlaw_qr_fold(r, columns, packed, used);
-    }
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < n; j++)
-            moments->r[i * n + j] = j < i ? 0 : r[i * columns + j];
-    return isfinite(moments->psi_square);
 }

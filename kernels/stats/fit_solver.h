@@ -33,6 +33,8 @@ struct tlaw_problem {
     uint32_t fixed;        /* bit j: parameter j stays as it is */
     uint32_t linear;       /* least squares only, bit j: residuals are affine in these parameters taken together */
     const struct tlaw_host *host;
+    double enough; /* relative offset at which to stop; 0: go on to the limit of rounding */
+    bool warm;     /* Huber: the start is near the minimum, skip IRLS */
 };
 
 struct tlaw_solution {
@@ -62,16 +64,5 @@ struct tlaw_solution {
  */
 void tlaw_solve(const struct tlaw_problem *problem, const double *start, int max_iterations,
                 struct tlaw_solution *solution);
-
-/* What inference needs at params, for the free parameters in their order (n_free = free parameters):
- * r: QR triangle of sqrt(w) J (n_free x n_free); psi: rho'(r) of every row (n_rows) unless NULL. */
-struct tlaw_moments {
-    int n_free;
-    int index[TLAW_SOLVER_MAX_PARAMS]; /* of the free parameters */
-    double r[TLAW_SOLVER_MAX_PARAMS * TLAW_SOLVER_MAX_PARAMS];
-    double psi_square; /* sum w psi^2 */
-    double rows;       /* rows with weight > 0 */
-};
-bool tlaw_moments(const struct tlaw_problem *problem, const double *params, struct tlaw_moments *moments);
 
 #endif

@@ -155,7 +155,8 @@ static int load(struct set *set, const char *folder)
 static void solve_set(struct set *set)
 {
     for (int start = 0; start < 2; start++) {
-        struct tlaw_problem problem = {set->n, set->n_params, evaluate, set, NULL, INFINITY, 0, set->linear, &host};
+        struct tlaw_problem problem = {.n_rows = set->n, .n_params = set->n_params, .evaluate = evaluate, .data = set,
+                                       .delta = INFINITY, .linear = set->linear, .host = &host};
         struct tlaw_solution solution;
         double digits = 11;
         char what[160];
