@@ -1,0 +1,25 @@
+#!/bin/bash
+# The main job on real text: regress/demo.sh [--keep] [FILE]
+# FILE: plain text, a document a paragraph block (blank lines part them); by default the PostgreSQL manual.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+keep=
+[ "${1-}" != --keep ] || { keep=--keep; shift; }
+start=$SECONDS
+text=$(mktemp -d /tmp/tlaw_text.XXXXXX)
+trap 'rm -rf "$text"' EXIT
+
+if [ -n "${1-}" ]; then
+    [ -r "$1" ] || { echo "TEXT=$1 cannot be read" >&2; exit 1; }
+    perl -00 -ne 's/\s+$//; next unless length; s/\\/\\\\/g; s/\t/\\t/g; s/\r//g; s/\n/\\n/g; print int($./20), "\t$_\n"' "$1" >"$text/copy"
+else
+    pages=/usr/share/doc/postgresql-doc-15/html
+    if [ ! -d "$pages" ]; then
+        echo "this machine's dpkg leaves documentation out: unpacking the package postgresql-doc-15 by itself"
+        (cd "$text" && apt-get download -qq postgresql-doc-15 && dpkg -x postgresql-doc-15_*.deb .)
+        pages=$text$pages
+    fi
+    perl regress/manual_text.pl "$pages"/*.html >"$text/copy"
+fi
+regress/server.sh $keep -o tlaw.max_workers="$(nproc)" psql -X -q -v ON_ERROR_STOP=1 -f regress/demo.sql <"$text/copy"
+echo "The demo took $((SECONDS - start)) s: 21 transformers were trained by background workers on this machine's CPU."
