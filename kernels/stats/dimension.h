@@ -109,6 +109,36 @@ struct tlaw_dimension {
 int tlaw_dimension_estimate(const struct tlaw_points *points, const struct tlaw_dimension_options *options,
                             tlaw_knn *knn, void *knn_arg, struct tlaw_poll poll, struct tlaw_dimension *result);
 
+/* ---- one question about a set of points: what a SQL function asks, in its own process or of an engine ---- */
+
+/* What is measured in place of the points: controls whose dimension is known, or what is left without structure. */
+enum tlaw_control {
+    TLAW_CONTROL_NONE,
+    TLAW_CONTROL_GAUSSIAN, /* Gaussian with the points' covariance */
+    TLAW_CONTROL_SHUFFLED, /* every coordinate permuted over the points: marginals without dependence */
+    TLAW_CONTROL_KNOWN,    /* uniform in a ball (on a sphere, for angles) of known_dimension */
+    TLAW_CONTROL_COUNT
+};
+extern const char *const tlaw_control_names[TLAW_CONTROL_COUNT];
+int tlaw_control_find(const char *name);
+
+struct tlaw_question {
+    struct tlaw_dimension_options options;
+    enum tlaw_control control;
+    int known_dimension;
+    int64_t sample; /* as many points, drawn by options.seed; 0: all */
+};
+
+/*
+ * Sorts the rows (and cluster, NULL: none) by value, in place, so that answers do not depend on the order in which
+ * they came.  -1: no memory.
+ */
+int tlaw_points_sort(struct tlaw_points *points, void *data, int32_t *cluster);
+/* Answers one question about raw (unscaled) points: derives the set, normalises it, estimates. As the estimate. */
+int tlaw_dimension_answer(const struct tlaw_points *points, const int32_t *cluster,
+                          const struct tlaw_question *question, tlaw_knn *knn, void *knn_arg,
+                          struct tlaw_poll poll, struct tlaw_dimension *result);
+
 /* 1 / |x| of every row into scale[n]; -1 and the row's number when a row has no direction. */
 int tlaw_points_normalise(const struct tlaw_points *points, double *scale, int64_t *bad_row);
 /* 0, or -1 and the first row with a value that is NaN, infinite or beyond 1e150. */

@@ -8,6 +8,7 @@
 
 #define LARGEST_VALUE 1e150 /* squares of differences stay finite */
 #define LANES         8
+#define PARALLEL      1e-30 /* squared chord of unit vectors below which they are one direction */
 
 #define SCALED_DISTANCE2(TYPE, x, a, y, b, width)                                                            \
     double sum[LANES] = {0};                                                                                 \
@@ -35,14 +36,16 @@ static double distance2_double(const double *x, double a, const double *y, doubl
 
 double tlaw_points_distance2(const struct tlaw_points *points, int64_t i, int64_t j)
 {
-    double a = points->scale ? points->scale[i] : 1, b = points->scale ? points->scale[j] : 1;
+    double a = points->scale ? points->scale[i] : 1, b = points->scale ? points->scale[j] : 1, distance2;
     int width = points->width;
 
     if (points->element_size == 4)
-        return distance2_float((const float *) points->data + i * width, a,
-                               (const float *) points->data + j * width, b, width);
-    return distance2_double((const double *) points->data + i * width, a,
-                            (const double *) points->data + j * width, b, width);
+        distance2 = distance2_float((const float *) points->data + i * width, a,
+                                    (const float *) points->data + j * width, b, width);
+    else
+        distance2 = distance2_double((const double *) points->data + i * width, a,
+                                     (const double *) points->data + j * width, b, width);
+    return points->scale && distance2 < PARALLEL ? 0 : distance2; /* x and 3 x differ by rounding only */
 }
 
 void tlaw_points_row(const struct tlaw_points *points, int64_t i, double *out)

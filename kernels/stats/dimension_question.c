@@ -1,0 +1,287 @@
+/*
+ * One question about a set of points: the order of rows, subsamples, controls, and the metric's normalisation.
+ *
+ * Invariant: an answer depends on the set of points (and clusters) and the question only, not on the order of rows.
+ */
+#include "dimension_internal.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const tlaw_control_names[TLAW_CONTROL_COUNT] = {"", "gaussian", "shuffled", "known"};
+
+int tlaw_control_find(const char *name)
+{
+    for (int i = 0; i < TLAW_CONTROL_COUNT; i++)
+        if (!strcmp(name, tlaw_control_names[i]))
+            return i;
+    return -1;
+}
+
+/* ------------------------------------------------ order ---------------------------------------------------------- */
+
+struct order {
+    const struct tlaw_points *points;
+    const int32_t *cluster;
+};
+
+static double value_at(const struct tlaw_points *points, int64_t row, int column)
+{
+    int64_t at = row * points->width + column;
+
+    return points->element_size == 4 ? (double) ((const float *) points->data)[at]
+                                     : ((const double *) points->data)[at];
+}
+
+static int by_value(const void *a, const void *b, void *arg)
+{
+    const struct order *order = arg;
+    int64_t i = *(const int64_t *) a, j = *(const int64_t *) b;
+
+    for (int c = 0; c < order->points->width; c++) {
+        double x = value_at(order->points, i, c), y = value_at(order->points, j, c);
+
+        if (x != y)
+            return x < y ? -1 : 1;
+    }
+    if (order->cluster && order->cluster[i] != order->cluster[j])
+        return order->cluster[i] < order->cluster[j] ? -1 : 1;
+    return 0;
+}
+
+int tlaw_points_sort(struct tlaw_points *points, void *data, int32_t *cluster)
+{
+    struct order order = {points, cluster};
+    size_t n = (size_t) points->n, row = (size_t) points->width * (size_t) points->element_size;
+    int64_t *rank = malloc((n + 1) * sizeof *rank);
+    char *copy = malloc(n * row + 1);
+    int32_t *clusters = malloc((n + 1) * sizeof *clusters);
+    int status = rank && copy && clusters ? 0 : -1;
+
+    for (size_t i = 0; i < n && !status; i++)
+        rank[i] = (int64_t) i;
+    if (!status) {
+        qsort_r(rank, n, sizeof *rank, by_value, &order);
+        for (size_t i = 0; i < n; i++) {
+            memcpy(copy + i * row, (const char *) points->data + (size_t) rank[i] * row, row);
+            if (cluster)
+                clusters[i] = cluster[rank[i]];
+        }
+        memcpy(data, copy, n * row);
+        if (cluster)
+            memcpy(cluster, clusters, n * sizeof *cluster);
+    }
+    free(rank);
+    free(copy);
+    free(clusters);
+    return status;
+}
+
+/* ------------------------------------------------ derived sets --------------------------------------------------- */
+
+struct derived {
+    struct tlaw_points points;
+    double *data, *scale;
+    int32_t *cluster;
+};
+
+static void derived_free(struct derived *set)
+{
+    free(set->data);
+    free(set->scale);
+    free(set->cluster);
+}
+
+static int derived_allocate(struct derived *set, int64_t n, int width)
+{
+    set->data = malloc((size_t) n * (size_t) width * sizeof *set->data + 1);
+    set->points = (struct tlaw_points) {n, width, 8, set->data, NULL};
+    return set->data ? 0 : -1;
+}
+
+/* `wanted` of the rows in their order (Knuth's selection sampling), as doubles; clusters too. */
+static int draw_sample(const struct tlaw_points *points, const int32_t *cluster, int64_t wanted, uint64_t seed,
+                       struct derived *set)
+{
+    int64_t kept = 0;
+
+    set->cluster = cluster ? malloc((size_t) wanted * sizeof *cluster + 1) : NULL;
+    if (derived_allocate(set, wanted, points->width) || (cluster && !set->cluster))
+        return -1;
+    for (int64_t i = 0; i < points->n && kept < wanted; i++) {
+        if (random_below(&seed, points->n - i) >= wanted - kept)
+            continue;
+        tlaw_points_row(points, i, set->data + kept * points->width);
+        if (cluster)
+            set->cluster[kept] = cluster[i];
+        kept++;
+    }
+    return 0;
+}
+
+static void shuffle_columns(struct derived *set, uint64_t seed)
+{
+    int width = set->points.width;
+
+    for (int c = 0; c < width; c++)
+        for (int64_t i = set->points.n - 1; i > 0; i--) {
+            int64_t j = random_below(&seed, i + 1);
+            double swap = set->data[i * width + c];
+
+            set->data[i * width + c] = set->data[j * width + c];
+            set->data[j * width + c] = swap;
+        }
+}
+
+/* Lower Cholesky factor of a[n][n] in place; a direction without variance gets a zero column. */
+static void cholesky(double *a, int n)
+{
+    for (int j = 0; j < n; j++) {
+        double pivot = a[(size_t) j * n + j], tiny = 1e-12 * fabs(pivot);
+
+        for (int c = 0; c < j; c++)
+            pivot -= a[(size_t) j * n + c] * a[(size_t) j * n + c];
+        pivot = pivot > tiny ? sqrt(pivot) : 0;
+        a[(size_t) j * n + j] = pivot;
+        for (int i = j + 1; i < n; i++) {
+            double sum = a[(size_t) i * n + j];
+
+            for (int c = 0; c < j; c++)
+                sum -= a[(size_t) i * n + c] * a[(size_t) j * n + c];
+            a[(size_t) i * n + j] = pivot > 0 ? sum / pivot : 0;
+        }
+    }
+}
+
+/* Sums of products of centred columns, over n - 1; the means in mean. */
+static int covariance(const struct derived *set, double *mean, double *matrix, struct tlaw_poll poll)
+{
+    int width = set->points.width;
+    int64_t n = set->points.n;
+
+    for (int64_t i = 0; i < n; i++)
+        for (int c = 0; c < width; c++)
+            mean[c] += set->data[i * width + c] / (double) n;
+    for (int64_t i = 0; i < n; i++) {
+        const double *row = set->data + i * width;
+
+        for (int a = 0; a < width; a++)
+            for (int b = 0; b <= a; b++)
+                matrix[(size_t) a * width + b] += (row[a] - mean[a]) * (row[b] - mean[b]) / (double) (n - 1);
+        if (poll.stop && poll.stop(poll.arg))
+            return -1;
+    }
+    return 0;
+}
+
+/* Replaces the points by as many of a Gaussian with their mean and covariance. */
+static int make_gaussian(struct derived *set, uint64_t seed, struct tlaw_poll poll, char *message)
+{
+    int width = set->points.width;
+    double *matrix = calloc((size_t) width * (size_t) width, sizeof *matrix), *mean = calloc((size_t) width, sizeof *mean);
+    double *noise = malloc((size_t) width * sizeof *noise);
+    int status = 0;
+
+    if (!matrix || !mean || !noise) {
+        snprintf(message, TLAW_DIMENSION_MESSAGE, "out of memory");
+        status = -1;
+    } else {
+        status = covariance(set, mean, matrix, poll);
+    }
+    if (!status)
+        cholesky(matrix, width);
+    for (int64_t i = 0; i < set->points.n && !status; i++) {
+        for (int c = 0; c < width; c++)
+            noise[c] = tlaw_random_normal(&seed);
+        for (int a = 0; a < width; a++) {
+            double sum = mean[a];
+
+            for (int b = 0; b <= a; b++)
+                sum += matrix[(size_t) a * width + b] * noise[b];
+            set->data[i * width + a] = sum;
+        }
+        status = poll.stop && poll.stop(poll.arg) ? -1 : 0;
+    }
+    free(matrix);
+    free(mean);
+    free(noise);
+    return status;
+}
+
+/* n points uniform in a ball of dimension d; for angles, on a sphere of dimension d. */
+static int make_known(struct derived *set, int64_t n, int d, bool sphere, uint64_t seed)
+{
+    if (derived_allocate(set, n, sphere ? d + 1 : d))
+        return -1;
+    for (int64_t i = 0; i < n; i++)
+        tlaw_random_ball(&seed, set->points.width, set->data + i * set->points.width); /* a direction, at least */
+    return 0;
+}
+
+static int derive(const struct tlaw_points *points, const int32_t *cluster, const struct tlaw_question *question,
+                  struct tlaw_poll poll, struct derived *set, char *message)
+{
+    int64_t wanted = question->sample > 0 && question->sample < points->n ? question->sample : points->n;
+    uint64_t seed = question->options.seed;
+
+    snprintf(message, TLAW_DIMENSION_MESSAGE, "out of memory");
+    if (question->control == TLAW_CONTROL_KNOWN) {
+        if (make_known(set, wanted, question->known_dimension,
+                       question->options.metric != TLAW_METRIC_EUCLIDEAN, seed))
+            return -1;
+    } else if (wanted == points->n && question->control == TLAW_CONTROL_NONE) {
+        set->points = *points; /* as they are: nothing of it is owned */
+        return 0;
+    } else if (draw_sample(points, cluster, wanted, seed, set)) {
+        return -1;
+    }
+    message[0] = '\0';
+    if (question->control == TLAW_CONTROL_SHUFFLED)
+        shuffle_columns(set, seed + 1);
+    if (question->control == TLAW_CONTROL_GAUSSIAN)
+        return make_gaussian(set, seed + 1, poll, message);
+    return 0;
+}
+
+static int normalise(struct derived *set, struct tlaw_dimension *result)
+{
+    int64_t row;
+
+    set->scale = malloc((size_t) set->points.n * sizeof *set->scale + 1);
+    if (!set->scale) {
+        snprintf(result->message, sizeof result->message, "out of memory");
+        return -1;
+    }
+    if (tlaw_points_normalise(&set->points, set->scale, &row)) {
+        snprintf(result->message, sizeof result->message,
+                 "a point is zero (or its length is out of range): it has no direction, which the metrics \"cosine\" "
+                 "and \"angular\" need");
+        return -1;
+    }
+    set->points.scale = set->scale;
+    return 0;
+}
+
+int tlaw_dimension_answer(const struct tlaw_points *points, const int32_t *cluster,
+                          const struct tlaw_question *question, tlaw_knn *knn, void *knn_arg,
+                          struct tlaw_poll poll, struct tlaw_dimension *result)
+{
+    struct tlaw_dimension_options options = question->options;
+    struct derived set = {0};
+    int status;
+
+    *result = (struct tlaw_dimension) {.dimension = NAN, .standard_error = NAN, .low = NAN, .high = NAN};
+    status = derive(points, cluster, question, poll, &set, result->message);
+    if (!status && options.metric != TLAW_METRIC_EUCLIDEAN)
+        status = normalise(&set, result);
+    if (!status) {
+        bool same_rows = question->control == TLAW_CONTROL_NONE;
+
+        options.cluster = !same_rows ? NULL : set.cluster ? set.cluster : cluster;
+        status = tlaw_dimension_estimate(&set.points, &options, knn, knn_arg, poll, result);
+    }
+    derived_free(&set);
+    return status;
+}
