@@ -23,8 +23,8 @@ ifneq ($(PGXS),)
 include $(PGXS)
 endif
 
-# kernels/ is C11: declarations where they belong
-$(SHARED_SRCS:.c=.o): override CFLAGS += -Wno-declaration-after-statement
+# kernels/ is C11, declarations where they belong, and has loops to vectorise
+$(SHARED_SRCS:.c=.o): override CFLAGS += -Wno-declaration-after-statement -O3
 $(OBJS): $(wildcard extension/*.h kernels/engine/*.h kernels/stats/*.h)
 
 tlaw--$(RELEASE).sql: $(SQL_FILES) Makefile
