@@ -14,7 +14,7 @@
 #define PIECE_SIZE      (8 << 20) /* bytes of text in one DOCUMENT frame */
 #define MAX_GROUP_BYTES (1 << 20)
 #define POLL_BYTES      (1 << 20) /* between two looks at what the engine says */
-#define POLL_ROWS       1024
+#define POLL_MS         100
 #define NOTICE_MS       3000
 
 /* ---- what may be read ---- */
@@ -145,7 +145,8 @@ struct document_receiver {
     int64 limit;
     struct document_counts counts;
     MemoryContext row_context;
-    int64 bytes_since_poll, rows_since_poll;
+    TimestampTz polled_at;
+    int64 bytes_since_poll;
 };
 
 struct tlaw_blob document_bytes(Datum value, bool is_text)
@@ -198,10 +199,14 @@ static void send_document(struct engine *engine, struct tlaw_blob group, struct 
 /* Listens to the engine now and then, so that its failure ends the reading. */
 static void poll_sometimes(struct document_receiver *receiver, size_t bytes)
 {
+    TimestampTz now = GetCurrentTimestamp();
+
     receiver->bytes_since_poll += bytes;
-    if (++receiver->rows_since_poll < POLL_ROWS && receiver->bytes_since_poll < POLL_BYTES)
+    if (receiver->bytes_since_poll < POLL_BYTES &&
+        !TimestampDifferenceExceeds(receiver->polled_at, now, POLL_MS))
         return;
-    receiver->rows_since_poll = receiver->bytes_since_poll = 0;
+    receiver->polled_at = now;
+    receiver->bytes_since_poll = 0;
     engine_poll(receiver->engine, NULL);
     if (notice_due(false))
         ereport(NOTICE, (errmsg("read " INT64_FORMAT " documents, %.1f MB", receiver->counts.documents,
