@@ -52,24 +52,26 @@ static int usable_cpus(void)
     return (int) Max(sysconf(_SC_NPROCESSORS_ONLN), 1);
 }
 
-/* Bytes of memory that this machine, or the container around it, has. */
+/* Bytes of memory that this machine has, or less where this process's control group says so. */
 static double usable_memory(void)
 {
-    static const char *const limits[] = {"/sys/fs/cgroup/memory.max",
-                                         "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
     double bytes = (double) sysconf(_SC_PHYS_PAGES) * (double) sysconf(_SC_PAGE_SIZE);
-    int i;
+    char group[MAXPGPATH], path[MAXPGPATH + 64];
+    double limit;
+    FILE *file = fopen("/proc/self/cgroup", "r");
 
-    for (i = 0; i < lengthof(limits); i++) {
-        FILE *file = fopen(limits[i], "r");
-        double limit;
-
-        if (file == NULL)
-            continue;
-        if (fscanf(file, "%lf", &limit) == 1 && limit > 0 && limit < bytes)
-            bytes = limit;
-        fclose(file);
-    }
+    if (file == NULL)
+        return bytes;
+    if (fscanf(file, "0::%1023s", group) != 1)
+        group[0] = '\0';
+    fclose(file);
+    snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", group);
+    file = fopen(path, "r");
+    if (file == NULL)
+        return bytes;
+    if (fscanf(file, "%lf", &limit) == 1) /* or "max" */
+        bytes = Min(bytes, limit);
+    fclose(file);
     return bytes;
 }
 
