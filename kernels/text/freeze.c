@@ -23,6 +23,7 @@
 
 #define WINDOW         (1 << 20) /* bytes of a document in memory at once */
 #define TOKENIZER_TEXT 20000000  /* bytes that a tokenizer is trained on at most */
+#define STEPS_A_TICK   4096
 #define PROGRESS_MS    50
 #define DIGEST_SIZE    32
 #define MAX_DOCUMENT   (UINT32_MAX - 1) /* bytes; with end-of-text its tokens fit a uint32 */
@@ -408,6 +409,8 @@ static int lay_out(struct freeze *f, int fd, int64_t *tokenizer_documents, char 
     for (size_t i = 0; i < f->split.n_documents; i++) {
         int part = split_part(&f->split, i);
 
+        if (i % STEPS_A_TICK == 0 && tick(f))
+            return stopped(f, message, message_size);
         if (part == PART_TOKENIZER) {
             ++*tokenizer_documents;
             continue;

@@ -7,6 +7,8 @@
 #include "../model/rng.h"
 #include "radix_sort.h"
 
+#define STEPS_A_TICK 4096
+
 /* `key` comes first, big-endian, for radix_sort. */
 struct ordered_group {
     uint8_t key[8];
@@ -154,13 +156,15 @@ int split_groups(struct split *split, int (*tick)(void *), void *arg)
     split->table_size = 0;
     if (radix_sort(documents, n, sizeof *documents, sizeof documents->digest, tick, arg))
         return -1;
-    for (size_t from = 0, to; from < n; from = to) {
+    for (size_t from = 0, to, runs = 0; from < n; from = to, runs++) {
         for (to = from + 1; to < n && !memcmp(documents[from].digest, documents[to].digest, 16);)
             to++;
-        if (join_equal(split, from, to) || (from % 4096 == 0 && tick(arg)))
+        if (join_equal(split, from, to) || (runs % STEPS_A_TICK == 0 && tick(arg)))
             return -1;
     }
     for (size_t i = 0; i < n; i++) {
+        if (i % STEPS_A_TICK == 0 && tick(arg))
+            return -1;
         documents[i].group = find_root(split, documents[i].group);
         split->groups[documents[i].group].bytes += documents[i].bytes;
     }
@@ -182,6 +186,8 @@ static struct ordered_group *order_groups(const struct split *split, uint32_t pa
     for (size_t i = 0; i < split->n_groups; i++) {
         uint32_t bits[4];
 
+        if (i % STEPS_A_TICK == 0 && tick(arg))
+            goto stopped;
         if (split->groups[i].parent != i || split->groups[i].part != part)
             continue;
         rng_block((uint64_t) seed, purpose, split->groups[i].key, 0, bits);
@@ -189,11 +195,11 @@ static struct ordered_group *order_groups(const struct split *split, uint32_t pa
             order[*n].key[b] = (uint8_t) (bits[b / 4] >> (24 - 8 * (b % 4)));
         order[(*n)++].group = (uint32_t) i;
     }
-    if (radix_sort(order, *n, sizeof *order, sizeof order->key, tick, arg)) {
-        free(order);
-        return NULL;
-    }
-    return order;
+    if (!radix_sort(order, *n, sizeof *order, sizeof order->key, tick, arg))
+        return order;
+stopped:
+    free(order);
+    return NULL;
 }
 
 /* Takes groups from order[*at] on, at least one, until their bytes reach the target or *at the end. */
