@@ -124,7 +124,7 @@ static void test_scanner(const struct texts *texts, const char *what)
     }
     ok(at < 0, "random mixtures too (%zu pieces)", pieces);
     pieces = 0;
-    at = first_difference(code, texts->bytes, texts->size, &pieces);
+    at = first_difference(code, texts->bytes, texts->start[texts->n / 4], &pieces);
     ok(at < 0, "%s too (%zu pieces)", what, pieces);
     free(text);
     free(mixed);
@@ -536,7 +536,7 @@ int main(void)
 
     failed = pretokenize_init(message, sizeof message);
     ok(!failed, "character classes are built in %.0f ms %s", 1e3 * (seconds_now() - start), message);
-    test_scanner(&texts, web.n ? "the corpus web" : "generated text");
+    test_scanner(&texts, web.n ? "a quarter of the corpus web" : "generated text");
     test_broken_utf8();
     test_round_trips(bytes, "bytes");
     test_training(&texts);
