@@ -88,13 +88,14 @@ static struct trainer *create(const struct tlaw_spec *spec, const struct backend
     return trainer;
 }
 
-/* Steps until `last`, with the evaluations that are due. */
+/* Steps until `last` (or until one diverges), with the evaluations that are due. */
 static void advance(struct trainer *trainer, const struct tlaw_spec *spec, int64_t last)
 {
     if (trainer_step_number(trainer) == 0)
         trainer_validate(trainer, NULL, NULL);
     while (trainer_step_number(trainer) < last) {
-        trainer_step(trainer);
+        if (trainer_step(trainer).diverged)
+            return;
         if (trainer_evaluates(spec, trainer_step_number(trainer)))
             trainer_validate(trainer, NULL, NULL);
     }

@@ -15,7 +15,7 @@ L, C, H, T, V, B = 2, 32, 4, 16, 65, 4
 STEPS, PROBES = 10, 6
 TOKENS, PROBE = 1000, 2000  # noise streams; a parameter's stream is its number
 RATES = [3e-3 * (s + 1) / 3 if s < 3 else 3e-3 * (1 - s / 20) for s in range(STEPS)]
-BETA1, BETA2, EPS, DECAY, CLIP = 0.9, 0.95, 1e-8, 0.1, 1.0
+BETA1, BETA2, EPS, DECAY, CLIP = 0.9, 0.95, 1e-8, 0.1, 1.45  # some steps are clipped, some are not
 
 
 def noise(stream, n):
