@@ -1,0 +1,18 @@
+/*
+ * Studies: named sets of runs (study.c).
+ */
+#ifndef TLAW_STUDY_H
+#define TLAW_STUDY_H
+
+#include "tlaw.h"
+
+/*
+ * Makes sure that the study exists and that the caller may add to it: made for the caller when it is new, an
+ * error when it belongs to a role whose privileges the caller does not have.  Between tlaw_begin and tlaw_end.
+ */
+extern void study_use(const char *study);
+
+/* Error unless the study exists and the caller has the privileges of its owner. */
+extern void study_require(const char *study);
+
+#endif
