@@ -33,6 +33,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #define SLOT_LOCK        3
 #define RUN_LOCK         4

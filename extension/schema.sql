@@ -48,8 +48,9 @@ CREATE TABLE @extschema@.tlaw_run (
     study text REFERENCES @extschema@.tlaw_study,
     corpus text REFERENCES @extschema@.tlaw_corpus,     -- NULL: recorded, not trained here
     spec_hash bytea,                    -- sha256 of (corpus hash, specification)
+    again boolean NOT NULL DEFAULT false, -- may equal another run: asked for again, or retried
     -- the specification, as kernels/engine/spec.h lists it
-    arch text, n_layer int, n_head int, d_model int, context_length int, vocab_size int, bias boolean,
+    arch text, n_layer int, n_head int, d_model int, context_length int, vocab_size int, bias int,
     train_tokens int8, subset_seed int8, seed int8, steps int8, batch_size int, micro_batch int,
     learning_rate float8, min_learning_rate float8, warmup_steps int8, schedule text, cooldown_steps int8,
     weight_decay float8, beta1 float8, beta2 float8, grad_clip float8,
@@ -66,8 +67,8 @@ CREATE TABLE @extschema@.tlaw_run (
     attempt int NOT NULL DEFAULT 0,     -- claims so far; a report is accepted from the current one only
     failures int NOT NULL DEFAULT 0,    -- engine deaths without checkpoint progress since
     cancel_requested boolean NOT NULL DEFAULT false,
-    system_identifier int8,             -- of the cluster that may start it
-    code_version text,
+    queue_identifier int8,              -- of the cluster and database that may start it; NULL: recorded
+    code_version text,                  -- that queued it; with those that worked on it, where they differ
     submitted_at timestamptz NOT NULL DEFAULT now(), started_at timestamptz, finished_at timestamptz,
     error text,
     -- results
@@ -79,6 +80,9 @@ CREATE TABLE @extschema@.tlaw_run (
 CREATE INDEX ON @extschema@.tlaw_run (status) WHERE status IN ('queued', 'running');
 CREATE INDEX ON @extschema@.tlaw_run (study);
 CREATE INDEX ON @extschema@.tlaw_run (spec_hash);
+-- One run a specification and study, however many submit it at once.
+CREATE UNIQUE INDEX ON @extschema@.tlaw_run (owner, spec_hash, (coalesce(study, '')))
+ WHERE NOT again AND status IN ('queued', 'running', 'done');
 COMMENT ON TABLE @extschema@.tlaw_run IS 'runs: specification, state and results; read the view tlaw_runs';
 
 -- One narrow row a run, so that frequent updates stay cheap.

@@ -70,14 +70,14 @@ static void read_field(FunctionCallInfo fcinfo, const struct run_field *field, s
     char *target = (char *) spec + field->offset;
 
     if (field->type == RUN_TEXT) {
-        char *text = given ? text_to_cstring(PG_GETARG_TEXT_PP(i)) : NULL;
+        char *word = given ? text_to_cstring(PG_GETARG_TEXT_PP(i)) : NULL;
 
-        if (text && (text[0] == '\0' || strlen(text) >= TLAW_NAME_SIZE))
+        if (word && (word[0] == '\0' || strlen(word) >= TLAW_NAME_SIZE))
             ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                             errmsg("%s must be a word of 1 to %d bytes, not \"%.80s\"", field->name,
-                                   TLAW_NAME_SIZE - 1, text)));
-        if (text)
-            strlcpy(target, text, TLAW_NAME_SIZE);
+                                   TLAW_NAME_SIZE - 1, word)));
+        if (word)
+            strlcpy(target, word, TLAW_NAME_SIZE);
     } else if (i == ARGUMENT_bias)
         *(int64_t *) target = given ? PG_GETARG_BOOL(i) : TLAW_UNSET;
     else if (field->type == RUN_COUNT)
@@ -223,6 +223,44 @@ static void load_corpus(struct submission *s)
     s->test_tokens = DatumGetInt64(SPI_getbinval(row, columns, 6, &null));
 }
 
+/* What an engine measures of a specification; an error, with the engine's text, when it cannot train it. */
+static struct tlaw_estimated_message ask_engine(const struct tlaw_spec *spec, int threads)
+{
+    struct tlaw_estimate_message request;
+    struct tlaw_estimated_message answer;
+    struct engine *engine = engine_start(-1, -1, (int64) tlaw_max_run_memory << 20);
+
+    memset(&request, 0, sizeof(request));
+    request.spec = *spec;
+    request.threads = threads ? Min(threads, tlaw_threads) : tlaw_threads;
+    engine_send(engine, TLAW_ESTIMATE, &request);
+    answer = *(const struct tlaw_estimated_message *) engine_expect(engine, TLAW_ESTIMATED, NULL);
+    engine_stop(engine);
+    return answer;
+}
+
+/*
+ * Every device has float32; whether it has another precision is asked of an engine, with the smallest of models, once a
+ * session and device.
+ */
+static void check_precision(const struct tlaw_spec *spec)
+{
+    static char known[3 * TLAW_NAME_SIZE];
+    char wanted[3 * TLAW_NAME_SIZE];
+    struct tlaw_spec smallest = *spec;
+
+    if (strcmp(spec->precision, "float32") == 0)
+        return;
+    snprintf(wanted, sizeof(wanted), "%s %s %s", spec->device, spec->isa, spec->precision);
+    if (strcmp(wanted, known) == 0)
+        return;
+    smallest.n_layer = smallest.n_head = smallest.batch_size = smallest.micro_batch = 1;
+    smallest.d_model = 32;
+    smallest.context_length = 16;
+    (void) ask_engine(&smallest, 1);
+    strlcpy(known, wanted, sizeof(known));
+}
+
 static void resolve(struct submission *s)
 {
     char message[TLAW_TEXT_SIZE];
@@ -231,27 +269,12 @@ static void resolve(struct submission *s)
     resolve_device(&s->spec);
     if (tlaw_spec_resolve(&s->spec, s->train_available, s->val_available, message, sizeof(message)) != 0)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", message)));
+    check_precision(&s->spec);
 }
 
 static double tokens_seen(const struct tlaw_spec *spec)
 {
     return (double) spec->steps * (double) spec->batch_size * (double) spec->context_length;
-}
-
-/* The estimate of an engine; NULL memory check.  Values in TLAW_ESTIMATED. */
-static struct tlaw_estimated_message ask_engine(const struct submission *s)
-{
-    struct tlaw_estimate_message request;
-    struct tlaw_estimated_message answer;
-    struct engine *engine = engine_start(-1, -1, (int64) tlaw_max_run_memory << 20);
-
-    memset(&request, 0, sizeof(request));
-    request.spec = s->spec;
-    request.threads = s->threads ? Min(s->threads, tlaw_threads) : tlaw_threads;
-    engine_send(engine, TLAW_ESTIMATE, &request);
-    answer = *(const struct tlaw_estimated_message *) engine_expect(engine, TLAW_ESTIMATED, NULL);
-    engine_stop(engine);
-    return answer;
 }
 
 static bool fits(const struct tlaw_spec *spec)
@@ -466,7 +489,7 @@ Datum tlaw_estimate(PG_FUNCTION_ARGS)
     values[i++] = Float8GetDatum(tlaw_spec_flops(&s.spec));
     values[i++] = Int64GetDatum(tlaw_spec_memory(&s.spec));
     if (fits(&s.spec)) {
-        struct tlaw_estimated_message engine = ask_engine(&s);
+        struct tlaw_estimated_message engine = ask_engine(&s.spec, s.threads);
         double scored = evaluations(&s.spec) * (double) s.spec.eval_tokens + (double) s.test_tokens;
 
         values[i] = Float8GetDatum(engine.seconds_per_step * (double) s.spec.steps +

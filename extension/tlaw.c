@@ -20,6 +20,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "postmaster/postmaster.h"
+#include "queue.h"
 #include "utils/acl.h"
 #include "utils/float.h"
 #include "utils/fmgroids.h"
@@ -115,6 +116,7 @@ void _PG_init(void)
     DefineCustomStringVariable("tlaw.device", "Device of runs that name none: auto, cpu, cuda or cuda:N.",
                                NULL, &tlaw_device, "auto", PGC_USERSET, 0, check_device, NULL, NULL);
     MarkGUCPrefixReserved("tlaw");
+    queue_init();
 }
 
 /* The extension's row: its OID, and schema and owner where wanted. */
