@@ -2,8 +2,8 @@
  * Checkpoints of runs as rows: at most one of each kind a run, in chunks of at most 8 MiB with a header.
  *
  * Invariants: chunks belong to a generation that no earlier checkpoint used; the header, written last in the
- * transaction that deletes the predecessor, names the generation, the length and the sha256 of all bytes; what is
- * read is checked against them.  No more than one chunk is in memory at a time.
+ * transaction that deletes the predecessor, names the generation, the length and the sha256 of all bytes;
+ * what is read is checked against them.  No more than one chunk is in memory at a time.
  */
 #include "checkpoint.h"
 
@@ -83,8 +83,8 @@ static bool read_header(int64 run_id, const char *kind, struct header *header)
 }
 
 /*
- * Passes every chunk in order to engine_send_chunks (engine may be NULL: only checks).  Whether length and sha256 are
- * the header's.
+ * Passes every chunk in order to engine_send_chunks (engine may be NULL: only checks).  Whether length and
+ * sha256 are the header's.
  */
 static bool read_chunks(struct engine *engine, int64 run_id, const char *kind, const struct header *header)
 {
@@ -163,9 +163,10 @@ void checkpoint_send(struct engine *engine, int64 run_id, const char *kind)
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                         errmsg("run " INT64_FORMAT " has no checkpoint of kind \"%s\"", run_id, kind)));
     if (!read_chunks(engine, run_id, kind, &header))
-        ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
-                        errmsg("the checkpoint of kind \"%s\" of run " INT64_FORMAT " is damaged", kind, run_id),
-                        errdetail("Its length or sha256 is not what was stored with it.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_DATA_CORRUPTED),
+                 errmsg("the checkpoint of kind \"%s\" of run " INT64_FORMAT " is damaged", kind, run_id),
+                 errdetail("Its length or sha256 is not what was stored with it.")));
     tlaw_end(&session);
 }
 
@@ -178,8 +179,8 @@ void checkpoint_drop(int64 run_id, const char *kind)
     struct tlaw_session session;
 
     tlaw_begin(&session);
-    tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_checkpoint_chunk WHERE run_id = $1 AND kind = $2", 2, types,
-                 values, NULL);
+    tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_checkpoint_chunk WHERE run_id = $1 AND kind = $2", 2,
+                 types, values, NULL);
     tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_checkpoint WHERE run_id = $1 AND kind = $2", 2, types,
                  values, NULL);
     tlaw_end(&session);
@@ -225,9 +226,10 @@ bool checkpoint_add(struct checkpoint_writer *writer, const struct tlaw_blob *da
     hash_add(writer->hash, data->data, data->size);
     writer->received += data->size;
     if (data->size == 0 || writer->received > writer->header.bytes)
-        ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
-                        errmsg("the engine announced a checkpoint of " INT64_FORMAT " bytes and sent " INT64_FORMAT,
-                               writer->header.bytes, writer->received)));
+        ereport(ERROR,
+                (errcode(ERRCODE_PROTOCOL_VIOLATION),
+                 errmsg("the engine announced a checkpoint of " INT64_FORMAT " bytes and sent " INT64_FORMAT,
+                        writer->header.bytes, writer->received)));
     tlaw_begin(&session);
     tlaw_execute(SPI_OK_INSERT, "INSERT INTO @.tlaw_checkpoint_chunk VALUES ($1, $2, $3, $4, $5)", 5, types,
                  values, NULL);
@@ -258,12 +260,13 @@ void checkpoint_finish(struct checkpoint_writer *writer)
     tlaw_execute(SPI_OK_DELETE,
                  "DELETE FROM @.tlaw_checkpoint_chunk WHERE run_id = $1 AND kind = $2 AND generation < $3", 3,
                  types, values, NULL);
-    tlaw_execute(SPI_OK_INSERT,
-                 "INSERT INTO @.tlaw_checkpoint (run_id, kind, generation, step, bytes, sha256)"
-                 " VALUES ($1, $2, $3, $4, $5, $6)"
-                 " ON CONFLICT (run_id, kind) DO UPDATE SET generation = $3, step = $4, bytes = $5, sha256 = $6,"
-                 " created_at = pg_catalog.now()",
-                 6, types, values, NULL);
+    tlaw_execute(
+        SPI_OK_INSERT,
+        "INSERT INTO @.tlaw_checkpoint (run_id, kind, generation, step, bytes, sha256)"
+        " VALUES ($1, $2, $3, $4, $5, $6)"
+        " ON CONFLICT (run_id, kind) DO UPDATE SET generation = $3, step = $4, bytes = $5, sha256 = $6,"
+        " created_at = pg_catalog.now()",
+        6, types, values, NULL);
     tlaw_end(&session);
     MemoryContextDelete(writer->scratch);
     pfree(writer);

@@ -12,8 +12,8 @@
 extern bool checkpoint_find(int64 run_id, const char *kind, int64 *step, int64 *bytes);
 
 /*
- * Sends the checkpoint as CHUNK frames, one in memory at a time.  An error when there is none, or when its bytes are
- * not those whose sha256 was stored; the engine is then not to be used any further.
+ * Sends the checkpoint as CHUNK frames, one in memory at a time.  An error when there is none, or when its
+ * bytes are not those whose sha256 was stored; the engine is then not to be used any further.
  */
 extern void checkpoint_send(struct engine *engine, int64 run_id, const char *kind);
 
@@ -22,8 +22,9 @@ extern bool checkpoint_intact(int64 run_id, const char *kind);
 extern void checkpoint_drop(int64 run_id, const char *kind);
 
 /*
- * Stores what an engine announced, replacing the predecessor: checkpoint_begin, then checkpoint_add for each CHUNK
- * in order, then checkpoint_finish, all in one transaction.  An error when length or sha256 is not as announced.
+ * Stores what an engine announced, replacing the predecessor: checkpoint_begin, then checkpoint_add for each
+ * CHUNK in order, then checkpoint_finish, all in one transaction.  An error when length or sha256 is not as
+ * announced.
  */
 struct checkpoint_writer;
 extern struct checkpoint_writer *checkpoint_begin(int64 run_id,

@@ -7,10 +7,11 @@
  *   run        (database, run_id, 4)          somebody works on this run
  *   wait       (database, 0, 0, 5)            this database's worker that waits for a slot
  *
- * Starting: the commit of a transaction that queued a run registers one worker; a worker that has claimed a run
- * registers one more while there are queued runs and free slots.  A worker that finds nothing gives its slot
- * back and then looks once more, so that a run committed in between is not left.  The launcher (preloaded) starts
- * a worker in each database when the server starts; without preload the next commit or tlaw_wait does.
+ * Starting: the commit of a transaction that queued a run registers one worker; a worker that has claimed a
+ * run registers one more while there are queued runs and free slots.  A worker that finds nothing gives its
+ * slot back and then looks once more, so that a run committed in between is not left.  The launcher
+ * (preloaded) starts a worker in each database when the server starts; without preload the next commit or
+ * tlaw_wait does.
  */
 #include "queue.h"
 
@@ -199,7 +200,8 @@ static void at_transaction_end(XactEvent event, void *argument)
     }
 }
 
-static void at_savepoint_end(SubXactEvent event, SubTransactionId sub, SubTransactionId parent, void *argument)
+static void at_savepoint_end(SubXactEvent event, SubTransactionId sub, SubTransactionId parent,
+                             void *argument)
 {
     int level = GetCurrentTransactionNestLevel();
 

@@ -15,12 +15,13 @@ extern void queue_note_submit(void);
 extern bool queue_launch_worker(void);
 
 /*
- * This database of this cluster, stored with what is queued: a run starts by itself only where it was queued, not
- * where its row was restored or replicated to.
+ * This database of this cluster, stored with what is queued: a run starts by itself only where it was queued,
+ * not where its row was restored or replicated to.
  */
 extern int64 queue_identifier(void);
 
-/* Slots: tlaw.max_workers locks for the whole cluster, one a worker that has an engine.  -1: all are taken. */
+/* Slots: tlaw.max_workers locks for the whole cluster, one a worker that has an engine.  -1: all are taken.
+ */
 extern int queue_take_slot(void);
 extern void queue_release_slot(int slot);
 /* Slots that are held: in the whole cluster (InvalidOid) or by sessions of one database. */

@@ -1,9 +1,9 @@
 /*
  * Runs as rows: their specification, who may touch them, and what users do to them besides submitting.
  *
- * States: queued -> running -> done | failed | cancelled; running -> queued when the engine died and may try again or
- * the worker is gone; failed | cancelled -> queued by tlaw_retry.  A transition is made under the row's lock; whoever
- * takes a run away from `running` first has the run's liveness lock (queue.c).
+ * States: queued -> running -> done | failed | cancelled; running -> queued when the engine died and may try
+ * again or the worker is gone; failed | cancelled -> queued by tlaw_retry.  A transition is made under the
+ * row's lock; whoever takes a run away from `running` first has the run's liveness lock (queue.c).
  */
 #include "run.h"
 
@@ -28,7 +28,8 @@ PG_FUNCTION_INFO_V1(tlaw_record_run);
 
 static void no_such_run(int64 run_id)
 {
-    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("run " INT64_FORMAT " does not exist", run_id)));
+    ereport(ERROR,
+            (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("run " INT64_FORMAT " does not exist", run_id)));
 }
 
 void run_load_spec(int64 run_id, struct tlaw_spec *spec)
@@ -125,13 +126,13 @@ static void execute_on(int64 run_id, int expected, const char *sql)
 static void cancel(int64 run_id, const struct run_row *row)
 {
     if (strcmp(row->status, "queued") == 0 || queue_run_is_idle(run_id))
-        execute_on(run_id, SPI_OK_SELECT,
-                   "WITH cancelled AS (UPDATE @.tlaw_run SET status = 'cancelled', finished_at = pg_catalog.now()"
-                   " WHERE run_id = $1 RETURNING run_id)"
-                   " SELECT pg_catalog.pg_notify('tlaw', run_id || ' cancelled') FROM cancelled");
+        execute_on(
+            run_id, SPI_OK_SELECT,
+            "WITH cancelled AS (UPDATE @.tlaw_run SET status = 'cancelled', finished_at = pg_catalog.now()"
+            " WHERE run_id = $1 RETURNING run_id)"
+            " SELECT pg_catalog.pg_notify('tlaw', run_id || ' cancelled') FROM cancelled");
     else
-        execute_on(run_id, SPI_OK_UPDATE,
-                   "UPDATE @.tlaw_run SET cancel_requested = true WHERE run_id = $1");
+        execute_on(run_id, SPI_OK_UPDATE, "UPDATE @.tlaw_run SET cancel_requested = true WHERE run_id = $1");
 }
 
 Datum tlaw_cancel_run(PG_FUNCTION_ARGS)
@@ -177,7 +178,8 @@ Datum tlaw_cancel_study(PG_FUNCTION_ARGS)
     PG_RETURN_INT64((int64) count);
 }
 
-/* Queues a failed or cancelled run again, from its checkpoint where it has one; adopts one queued elsewhere. */
+/* Queues a failed or cancelled run again, from its checkpoint where it has one; adopts one queued elsewhere.
+ */
 Datum tlaw_retry(PG_FUNCTION_ARGS)
 {
     int64 run_id = PG_GETARG_INT64(0);
@@ -189,10 +191,12 @@ Datum tlaw_retry(PG_FUNCTION_ARGS)
     adopted = row.foreign && strcmp(row.status, "done") != 0;
     if (!ended && !(adopted && queue_run_is_idle(run_id)))
         wrong_state(run_id, &row,
-                    "a failed or cancelled one, or one that was queued by another server or database, can be retried");
-    execute_on(run_id, SPI_OK_UPDATE,
-               "UPDATE @.tlaw_run SET status = 'queued', failures = 0, cancel_requested = false, again = true,"
-               " error = NULL, started_at = NULL, finished_at = NULL, queue_identifier = $2 WHERE run_id = $1");
+                    "a failed or cancelled one, or one that was queued by another server or database, can be "
+                    "retried");
+    execute_on(
+        run_id, SPI_OK_UPDATE,
+        "UPDATE @.tlaw_run SET status = 'queued', failures = 0, cancel_requested = false, again = true,"
+        " error = NULL, started_at = NULL, finished_at = NULL, queue_identifier = $2 WHERE run_id = $1");
     queue_note_submit();
     PG_RETURN_VOID();
 }
@@ -217,17 +221,28 @@ static const struct recorded {
     enum run_field_type type;
     double low, high;
 } recorded[] = {
-    {"n_params", RUN_COUNT, 1, 1e18},       {"train_tokens", RUN_COUNT, 1, 1e18},
-    {"test_loss", RUN_NUMBER, 0, 1e6},      {"val_loss", RUN_NUMBER, 0, 1e6},
-    {"train_loss", RUN_NUMBER, 0, 1e6},     {"test_loss_se", RUN_NUMBER, 0, 1e6},
-    {"bits_per_byte", RUN_NUMBER, 0, 1e6},  {"n_params_non_embedding", RUN_COUNT, 1, 1e18},
-    {"tokens_seen", RUN_COUNT, 1, 1e18},    {"flops", RUN_NUMBER, 0, 1e40},
-    {"subset_seed", RUN_COUNT, 0, 1e15},    {"seed", RUN_COUNT, 0, 1e15},
-    {"arch", RUN_TEXT, 0, 0},               {"n_layer", RUN_COUNT, 1, 1e6},
-    {"n_head", RUN_COUNT, 1, 1e6},          {"d_model", RUN_COUNT, 1, 1e9},
-    {"context_length", RUN_COUNT, 1, 2e9},  {"steps", RUN_COUNT, 1, 1e15},
-    {"batch_size", RUN_COUNT, 1, 2e9},      {"learning_rate", RUN_NUMBER, 0, 1e6},
-    {"device", RUN_TEXT, 0, 0},             {"precision", RUN_TEXT, 0, 0},
+    {"n_params", RUN_COUNT, 1, 1e18},
+    {"train_tokens", RUN_COUNT, 1, 1e18},
+    {"test_loss", RUN_NUMBER, 0, 1e6},
+    {"val_loss", RUN_NUMBER, 0, 1e6},
+    {"train_loss", RUN_NUMBER, 0, 1e6},
+    {"test_loss_se", RUN_NUMBER, 0, 1e6},
+    {"bits_per_byte", RUN_NUMBER, 0, 1e6},
+    {"n_params_non_embedding", RUN_COUNT, 1, 1e18},
+    {"tokens_seen", RUN_COUNT, 1, 1e18},
+    {"flops", RUN_NUMBER, 0, 1e40},
+    {"subset_seed", RUN_COUNT, 0, 1e15},
+    {"seed", RUN_COUNT, 0, 1e15},
+    {"arch", RUN_TEXT, 0, 0},
+    {"n_layer", RUN_COUNT, 1, 1e6},
+    {"n_head", RUN_COUNT, 1, 1e6},
+    {"d_model", RUN_COUNT, 1, 1e9},
+    {"context_length", RUN_COUNT, 1, 2e9},
+    {"steps", RUN_COUNT, 1, 1e15},
+    {"batch_size", RUN_COUNT, 1, 2e9},
+    {"learning_rate", RUN_NUMBER, 0, 1e6},
+    {"device", RUN_TEXT, 0, 0},
+    {"precision", RUN_TEXT, 0, 0},
     {"code_version", RUN_TEXT, 0, 0},
 };
 
@@ -239,8 +254,8 @@ static Datum recorded_value(const struct recorded *column, Datum argument, Oid *
     }
     if (column->type == RUN_COUNT) {
         *type = INT8OID;
-        return Int64GetDatum(
-            tlaw_count_argument(column->name, DatumGetFloat8(argument), (int64) column->low, (int64) column->high));
+        return Int64GetDatum(tlaw_count_argument(column->name, DatumGetFloat8(argument), (int64) column->low,
+                                                 (int64) column->high));
     }
     *type = FLOAT8OID;
     return Float8GetDatum(

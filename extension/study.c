@@ -32,12 +32,14 @@ void study_use(const char *study)
     char *owner;
 
     if (study[0] == '\0' || strlen(study) > LONGEST_NAME)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("study must be a name of 1 to %d bytes, not \"%.250s\"", LONGEST_NAME, study)));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("study must be a name of 1 to %d bytes, not \"%.250s\"", LONGEST_NAME, study)));
     owner = study_owner(study);
     if (owner == NULL) {
-        tlaw_execute(SPI_OK_INSERT, "INSERT INTO @.tlaw_study (study, owner) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-                     2, types, values, NULL);
+        tlaw_execute(SPI_OK_INSERT,
+                     "INSERT INTO @.tlaw_study (study, owner) VALUES ($1, $2) ON CONFLICT DO NOTHING", 2,
+                     types, values, NULL);
         owner = study_owner(study); /* somebody else's when two made it at once */
     }
     if (owner == NULL)

@@ -8,7 +8,8 @@
 
 /*
  * Makes sure that the study exists and that the caller may add to it: made for the caller when it is new, an
- * error when it belongs to a role whose privileges the caller does not have.  Between tlaw_begin and tlaw_end.
+ * error when it belongs to a role whose privileges the caller does not have.  Between tlaw_begin and
+ * tlaw_end.
  */
 extern void study_use(const char *study);
 

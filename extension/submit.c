@@ -2,9 +2,10 @@
  * Submitting: arguments become a resolved specification, and that a queued run (tlaw_train) or its costs
  * (tlaw_estimate).
  *
- * Invariants: everything that shapes the result (defaults, device, instruction set, precision) is settled here, in
- * the caller's session, and stored; a run with the specification of one that is queued, running or done is that run
- * unless asked for again; nothing is computed here.  What devices there are is asked of an engine once a session.
+ * Invariants: everything that shapes the result (defaults, device, instruction set, precision) is settled
+ * here, in the caller's session, and stored; a run with the specification of one that is queued, running or
+ * done is that run unless asked for again; nothing is computed here.  What devices there are is asked of an
+ * engine once a session.
  */
 #include "tlaw.h"
 
@@ -31,10 +32,11 @@ PG_FUNCTION_INFO_V1(tlaw_log_series);
 
 /* The arguments of tlaw_train and tlaw_estimate, in order. */
 #define ARGUMENTS(X)                                                                                         \
-    X(corpus) X(study) X(arch) X(n_layer) X(n_head) X(d_model) X(context_length) X(bias) X(train_tokens)     \
-    X(subset_seed) X(seed) X(steps) X(batch_size) X(learning_rate) X(min_learning_rate) X(warmup_steps)      \
-    X(schedule) X(cooldown_steps) X(weight_decay) X(beta1) X(beta2) X(grad_clip) X(eval_interval)            \
-    X(eval_tokens) X(checkpoint) X(device) X(precision) X(threads) X(priority) X(again)
+    X(corpus)                                                                                                \
+    X(study) X(arch) X(n_layer) X(n_head) X(d_model) X(context_length) X(bias) X(train_tokens)               \
+        X(subset_seed) X(seed) X(steps) X(batch_size) X(learning_rate) X(min_learning_rate) X(warmup_steps)  \
+            X(schedule) X(cooldown_steps) X(weight_decay) X(beta1) X(beta2) X(grad_clip) X(eval_interval)    \
+                X(eval_tokens) X(checkpoint) X(device) X(precision) X(threads) X(priority) X(again)
 #define ARGUMENT_ENUM(name) ARGUMENT_##name,
 #define ARGUMENT_NAME(name) #name,
 enum { ARGUMENTS(ARGUMENT_ENUM) ARGUMENT_COUNT };
@@ -82,9 +84,11 @@ static void read_field(FunctionCallInfo fcinfo, const struct run_field *field, s
         *(int64_t *) target = given ? PG_GETARG_BOOL(i) : TLAW_UNSET;
     else if (field->type == RUN_COUNT)
         *(int64_t *) target =
-            given ? tlaw_count_argument(field->name, PG_GETARG_FLOAT8(i), 0, INT64CONST(1) << 53) : TLAW_UNSET;
+            given ? tlaw_count_argument(field->name, PG_GETARG_FLOAT8(i), 0, INT64CONST(1) << 53)
+                  : TLAW_UNSET;
     else
-        *(double *) target = given ? tlaw_number_argument(field->name, PG_GETARG_FLOAT8(i), 0, 1e12) : TLAW_UNSET;
+        *(double *) target =
+            given ? tlaw_number_argument(field->name, PG_GETARG_FLOAT8(i), 0, 1e12) : TLAW_UNSET;
 }
 
 static void read_arguments(FunctionCallInfo fcinfo, struct submission *s)
@@ -103,7 +107,8 @@ static void read_arguments(FunctionCallInfo fcinfo, struct submission *s)
     if (!PG_ARGISNULL(ARGUMENT_threads))
         s->threads = (int) tlaw_count_argument("threads", PG_GETARG_FLOAT8(ARGUMENT_threads), 1, 1024);
     if (!PG_ARGISNULL(ARGUMENT_priority))
-        s->priority = (int) tlaw_count_argument("priority", PG_GETARG_FLOAT8(ARGUMENT_priority), -1000000, 1000000);
+        s->priority =
+            (int) tlaw_count_argument("priority", PG_GETARG_FLOAT8(ARGUMENT_priority), -1000000, 1000000);
     s->again = !PG_ARGISNULL(ARGUMENT_again) && PG_GETARG_BOOL(ARGUMENT_again);
 }
 
@@ -175,7 +180,8 @@ static void refuse_device(const char *wanted)
                     reason ? errdetail("%s", reason) : 0));
 }
 
-/* Device and instruction set: the argument, else tlaw.device; "auto" is a GPU where there is one, else the CPU. */
+/* Device and instruction set: the argument, else tlaw.device; "auto" is a GPU where there is one, else the
+ * CPU. */
 static void resolve_device(struct tlaw_spec *spec)
 {
     const char *wanted = spec->device[0] ? spec->device : tlaw_device;
@@ -210,8 +216,10 @@ static void load_corpus(struct submission *s)
                      "SELECT owner, sha256, vocab_size, train_tokens, validation_tokens, test_tokens"
                      " FROM @.tlaw_corpus WHERE corpus = $1",
                      1, types, values, NULL) == 0)
-        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("corpus \"%s\" does not exist", s->corpus),
-                        errhint("The view tlaw_corpora lists the corpora; tlaw_create_corpus makes one of a table.")));
+        ereport(
+            ERROR,
+            (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("corpus \"%s\" does not exist", s->corpus),
+             errhint("The view tlaw_corpora lists the corpora; tlaw_create_corpus makes one of a table.")));
     row = SPI_tuptable->vals[0];
     columns = SPI_tuptable->tupdesc;
     tlaw_require_owner(SPI_getvalue(row, columns, 1), "corpus", psprintf("\"%s\"", s->corpus));
@@ -240,8 +248,8 @@ static struct tlaw_estimated_message ask_engine(const struct tlaw_spec *spec, in
 }
 
 /*
- * Every device has float32; whether it has another precision is asked of an engine, with the smallest of models, once a
- * session and device.
+ * Every device has float32; whether it has another precision is asked of an engine, with the smallest of
+ * models, once a session and device.
  */
 static void check_precision(const struct tlaw_spec *spec)
 {
@@ -285,10 +293,11 @@ static bool fits(const struct tlaw_spec *spec)
 static void check_memory(const struct tlaw_spec *spec)
 {
     if (!fits(spec))
-        ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                        errmsg("the run needs " INT64_FORMAT " MB of memory, and tlaw.max_run_memory is %d MB",
-                               (tlaw_spec_memory(spec) >> 20) + 1, tlaw_max_run_memory),
-                        errhint("A smaller batch_size, context_length, d_model or n_layer needs less.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                 errmsg("the run needs " INT64_FORMAT " MB of memory, and tlaw.max_run_memory is %d MB",
+                        (tlaw_spec_memory(spec) >> 20) + 1, tlaw_max_run_memory),
+                 errhint("A smaller batch_size, context_length, d_model or n_layer needs less.")));
 }
 
 /* ---- tlaw_train ---- */
@@ -318,29 +327,32 @@ static bytea *spec_hash(const struct submission *s)
 }
 
 /*
- * The caller's run of that hash that is queued, running or done, in the wanted study or in none (it is then put into
- * the wanted one); 0: there is none.  Without a wanted study any will do.
+ * The caller's run of that hash that is queued, running or done, in the wanted study or in none (it is then
+ * put into the wanted one); 0: there is none.  Without a wanted study any will do.
  */
 static int64 existing_run(const struct submission *s, Datum hash)
 {
     Oid types[] = {BYTEAOID, NAMEOID, TEXTOID};
-    Datum values[] = {hash, CStringGetDatum(tlaw_caller_name()), s->study ? CStringGetTextDatum(s->study) : 0};
+    Datum values[] = {hash, CStringGetDatum(tlaw_caller_name()),
+                      s->study ? CStringGetTextDatum(s->study) : 0};
     const char *nulls = s->study ? "   " : "  n";
     int64 run_id;
     bool null;
 
-    if (tlaw_execute(SPI_OK_SELECT,
-                     "SELECT run_id, study FROM @.tlaw_run WHERE spec_hash = $1 AND owner = $2"
-                     " AND status IN ('queued', 'running', 'done')"
-                     " AND ($3 IS NULL OR study IS NULL OR study = $3) ORDER BY study IS NULL, run_id LIMIT 1",
-                     3, types, values, nulls) == 0)
+    if (tlaw_execute(
+            SPI_OK_SELECT,
+            "SELECT run_id, study FROM @.tlaw_run WHERE spec_hash = $1 AND owner = $2"
+            " AND status IN ('queued', 'running', 'done')"
+            " AND ($3 IS NULL OR study IS NULL OR study = $3) ORDER BY study IS NULL, run_id LIMIT 1",
+            3, types, values, nulls) == 0)
         return 0;
     run_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
     (void) SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null);
     if (null && s->study) {
         types[0] = INT8OID;
         values[0] = Int64GetDatum(run_id);
-        tlaw_execute(SPI_OK_UPDATE, "UPDATE @.tlaw_run SET study = $3 WHERE run_id = $1", 3, types, values, NULL);
+        tlaw_execute(SPI_OK_UPDATE, "UPDATE @.tlaw_run SET study = $3 WHERE run_id = $1", 3, types, values,
+                     NULL);
     }
     return run_id;
 }
@@ -405,12 +417,13 @@ static int64 insert_run(const struct submission *s, Datum hash)
     add(&row, "queue_identifier", INT8OID, Int64GetDatum(queue_identifier()), false);
     add(&row, "code_version", TEXTOID, CStringGetTextDatum(TLAW_VERSION), false);
     add_spec(&row, spec);
-    tlaw_execute(SPI_OK_INSERT_RETURNING,
-                 psprintf("INSERT INTO @.tlaw_run (%s) VALUES (%s)"
-                          " ON CONFLICT (owner, spec_hash, (coalesce(study, '')))"
-                          " WHERE NOT again AND status IN ('queued', 'running', 'done') DO NOTHING RETURNING run_id",
-                          row.columns.data, row.places.data),
-                 row.count, row.types, row.values, row.nulls);
+    tlaw_execute(
+        SPI_OK_INSERT_RETURNING,
+        psprintf("INSERT INTO @.tlaw_run (%s) VALUES (%s)"
+                 " ON CONFLICT (owner, spec_hash, (coalesce(study, '')))"
+                 " WHERE NOT again AND status IN ('queued', 'running', 'done') DO NOTHING RETURNING run_id",
+                 row.columns.data, row.places.data),
+        row.count, row.types, row.values, row.nulls);
     if (SPI_processed == 0)
         return 0;
     return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
@@ -465,7 +478,8 @@ Datum tlaw_estimate(PG_FUNCTION_ARGS)
     bool nulls[18] = {false};
     int i = 0;
 
-    if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE || columns->natts != lengthof(values))
+    if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE ||
+        columns->natts != lengthof(values))
         elog(ERROR, "tlaw_estimate must return a row of %d columns", (int) lengthof(values));
     read_arguments(fcinfo, &s);
     tlaw_begin(&session);
@@ -496,8 +510,9 @@ Datum tlaw_estimate(PG_FUNCTION_ARGS)
                                    engine.seconds_per_eval_token * scored);
     } else {
         nulls[i] = true;
-        ereport(NOTICE, (errmsg("tlaw_train would refuse this run: it needs more than tlaw.max_run_memory = %d MB",
-                                tlaw_max_run_memory)));
+        ereport(NOTICE,
+                (errmsg("tlaw_train would refuse this run: it needs more than tlaw.max_run_memory = %d MB",
+                        tlaw_max_run_memory)));
     }
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
 }
@@ -519,8 +534,10 @@ Datum tlaw_log_series(PG_FUNCTION_ARGS)
         call = SRF_FIRSTCALL_INIT();
         series = MemoryContextAlloc(call->multi_call_memory_ctx, sizeof(*series));
         series->low = (double) tlaw_count_argument("lo", PG_GETARG_FLOAT8(0), 1, INT64CONST(1) << 53);
-        series->high = (double) tlaw_count_argument("hi", PG_GETARG_FLOAT8(1), (int64) series->low, INT64CONST(1) << 53);
-        series->n = tlaw_count_argument("n", PG_GETARG_FLOAT8(2), series->low == series->high ? 1 : 2, 1000000);
+        series->high =
+            (double) tlaw_count_argument("hi", PG_GETARG_FLOAT8(1), (int64) series->low, INT64CONST(1) << 53);
+        series->n =
+            tlaw_count_argument("n", PG_GETARG_FLOAT8(2), series->low == series->high ? 1 : 2, 1000000);
         call->user_fctx = series;
     }
     call = SRF_PERCALL_SETUP();
@@ -532,5 +549,6 @@ Datum tlaw_log_series(PG_FUNCTION_ARGS)
     if (call->call_cntr == (uint64) series->n - 1)
         SRF_RETURN_NEXT(call, Float8GetDatum(series->high));
     share = (double) call->call_cntr / (double) (series->n - 1);
-    SRF_RETURN_NEXT(call, Float8GetDatum(rint(exp(log(series->low) + share * log(series->high / series->low)))));
+    SRF_RETURN_NEXT(call,
+                    Float8GetDatum(rint(exp(log(series->low) + share * log(series->high / series->low)))));
 }

@@ -1,8 +1,8 @@
 /*
  * tlaw_wait: watches a run or a study until it has ended.
  *
- * Invariants: every look at the tables is a transaction of its own, so that no snapshot is held in between; interrupts
- * are served at least every POLL_MS; whoever waits sees to it that workers run.
+ * Invariants: every look at the tables is a transaction of its own, so that no snapshot is held in between;
+ * interrupts are served at least every POLL_MS; whoever waits sees to it that workers run.
  */
 #include "tlaw.h"
 
@@ -49,7 +49,7 @@ static void look(const struct target *target, struct state *state)
     Oid types[] = {INT8OID, TEXTOID, INT8OID};
     Datum values[] = {Int64GetDatum(target->run_id), target->study ? CStringGetTextDatum(target->study) : 0,
                       Int64GetDatum(queue_identifier())};
-    int64 *counts[] = {&state->queued, &state->running,   &state->done, &state->failed,
+    int64 *counts[] = {&state->queued,    &state->running, &state->done, &state->failed,
                        &state->cancelled, &state->foreign, &state->step, &state->total};
     struct tlaw_session session;
     char *error;
@@ -67,7 +67,8 @@ static void look(const struct target *target, struct state *state)
         " (array_agg(total ORDER BY run_id) FILTER (WHERE status = 'running'))[1],"
         " (array_agg(p.loss ORDER BY run_id) FILTER (WHERE status = 'running'))[1],"
         " max(seconds_left) FILTER (WHERE status = 'running'),"
-        " (array_agg(CASE WHEN $2 IS NULL THEN error ELSE 'run ' || run_id || ': ' || error END ORDER BY run_id DESC)"
+        " (array_agg(CASE WHEN $2 IS NULL THEN error ELSE 'run ' || run_id || ': ' || error END ORDER BY "
+        "run_id DESC)"
         " FILTER (WHERE status = 'failed'))[1]"
         " FROM @.tlaw_run r LEFT JOIN @.tlaw_run_progress p USING (run_id)"
         " WHERE CASE WHEN $2 IS NULL THEN r.run_id = $1 ELSE study = $2 END",
@@ -109,7 +110,8 @@ static char *describe(const struct target *target, const struct state *state)
         if (parts[i].count == 0)
             continue;
         if (target->study)
-            appendStringInfo(&text, "%s" INT64_FORMAT " %s", text.len ? ", " : "", parts[i].count, parts[i].name);
+            appendStringInfo(&text, "%s" INT64_FORMAT " %s", text.len ? ", " : "", parts[i].count,
+                             parts[i].name);
         else
             appendStringInfo(&text, "%s", parts[i].name);
     }
@@ -154,12 +156,13 @@ static void see_to_workers(struct target *target, const struct state *state)
 static void refuse_foreign(const struct state *state)
 {
     if (state->foreign > 0)
-        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                        errmsg(INT64_FORMAT " of these runs were queued by another server or database",
-                               state->foreign),
-                        errdetail("A queue that was restored or replicated does not start by itself."),
-                        errhint("SELECT tlaw_retry(run_id) FROM tlaw_runs WHERE status IN ('queued', 'running')"
-                                " makes them this one's.")));
+        ereport(
+            ERROR,
+            (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+             errmsg(INT64_FORMAT " of these runs were queued by another server or database", state->foreign),
+             errdetail("A queue that was restored or replicated does not start by itself."),
+             errhint("SELECT tlaw_retry(run_id) FROM tlaw_runs WHERE status IN ('queued', 'running')"
+                     " makes them this one's.")));
 }
 
 /* Looks, and tells what there is to tell; true when all has ended. */
@@ -203,7 +206,8 @@ static void wait_for(FunctionCallInfo fcinfo, struct target *target)
         if (ended)
             break;
         SPI_commit();
-        (void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS, PG_WAIT_EXTENSION);
+        (void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS,
+                         PG_WAIT_EXTENSION);
         ResetLatch(MyLatch);
         CHECK_FOR_INTERRUPTS();
     }

@@ -1,20 +1,21 @@
 /*
- * The worker: a background process that claims queued runs one after the other, has an engine train each, and turns
- * what the engine reports into rows.
+ * The worker: a background process that claims queued runs one after the other, has an engine train each, and
+ * turns what the engine reports into rows.
  *
  * Invariants:
- * 1. A run's liveness lock is taken before "running, attempt k" is committed and held until its next state is; who
- *    finds a running row whose lock is free (requeue_dead) puts it back into the queue.
- * 2. A report is written only while the row still says running, attempt k; else the run was lost and is left alone.
- * 3. Training happens in no transaction; every transaction is short, and starts with a look whether the extension is
- *    still the one that the worker started with: if not, the worker ends quietly.
- * 4. Losses are written before the checkpoint that makes them part of the past; a resumed run reports the later ones
- *    again, with the same bits.
+ * 1. A run's liveness lock is taken before "running, attempt k" is committed and held until its next state
+ * is; who finds a running row whose lock is free (requeue_dead) puts it back into the queue.
+ * 2. A report is written only while the row still says running, attempt k; else the run was lost and is left
+ * alone.
+ * 3. Training happens in no transaction; every transaction is short, and starts with a look whether the
+ * extension is still the one that the worker started with: if not, the worker ends quietly.
+ * 4. Losses are written before the checkpoint that makes them part of the past; a resumed run reports the
+ * later ones again, with the same bits.
  * 5. The engine is stopped and waited for before the slot is given back, however the worker ends.
  *
- * Ends of an engine: RESULT and DONE: done.  An ERROR message (diverged, memory, input) or an error of the worker's own:
- * failed, with its text.  Death: queued again, and failed when tlaw.max_attempts engines died without a new checkpoint
- * in between.
+ * Ends of an engine: RESULT and DONE: done.  An ERROR message (diverged, memory, input) or an error of the
+ * worker's own: failed, with its text.  Death: queued again, and failed when tlaw.max_attempts engines died
+ * without a new checkpoint in between.
  */
 #include "tlaw.h"
 
@@ -41,6 +42,7 @@
 #include "utils/array.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #define BEAT_MS    1000 /* between two looks at the row: progress out, cancel in */
@@ -50,7 +52,15 @@
 
 PGDLLEXPORT void tlaw_worker_main(Datum argument);
 
-enum outcome { OUTCOME_NONE, OUTCOME_DONE, OUTCOME_CANCELLED, OUTCOME_FAILED, OUTCOME_DIED, OUTCOME_RESTART, OUTCOME_LOST };
+enum outcome {
+    OUTCOME_NONE,
+    OUTCOME_DONE,
+    OUTCOME_CANCELLED,
+    OUTCOME_FAILED,
+    OUTCOME_DIED,
+    OUTCOME_RESTART,
+    OUTCOME_LOST
+};
 
 /* One attempt at one run. */
 struct work {
@@ -108,12 +118,14 @@ static void begin(struct tlaw_session *session)
         CommitTransactionCommand();
         leave();
     }
+    PushActiveSnapshot(GetTransactionSnapshot()); /* SPI insists on one */
     tlaw_begin(session);
 }
 
 static void commit(struct tlaw_session *session)
 {
     tlaw_end(session);
+    PopActiveSnapshot();
     CommitTransactionCommand();
     pgstat_report_stat(true);
     MemoryContextSwitchTo(work.context);
@@ -121,7 +133,8 @@ static void commit(struct tlaw_session *session)
 
 static void nap(long milliseconds)
 {
-    (void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds, PG_WAIT_EXTENSION);
+    (void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds,
+                     PG_WAIT_EXTENSION);
     ResetLatch(MyLatch);
     CHECK_FOR_INTERRUPTS();
 }
@@ -150,8 +163,8 @@ static bool queue_has_work(void)
     Datum values[] = {Int64GetDatum(queue_identifier())};
 
     return tlaw_execute(SPI_OK_SELECT,
-                        "SELECT FROM @.tlaw_run WHERE status = 'queued' AND queue_identifier = $1 LIMIT 1", 1, types,
-                        values, NULL) > 0;
+                        "SELECT FROM @.tlaw_run WHERE status = 'queued' AND queue_identifier = $1 LIMIT 1", 1,
+                        types, values, NULL) > 0;
 }
 
 /* ---- claiming ---- */
@@ -175,13 +188,14 @@ static void requeue_dead(void)
         values[1] = SPI_getbinval(running->vals[i], running->tupdesc, 2, &null);
         if (!queue_run_is_idle(DatumGetInt64(values[0])))
             continue;
-        tlaw_execute(SPI_OK_SELECT,
-                     "WITH found AS (UPDATE @.tlaw_run"
-                     " SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,"
-                     " finished_at = CASE WHEN cancel_requested THEN now() END"
-                     " WHERE run_id = $1 AND attempt = $2 AND status = 'running' RETURNING run_id, status)"
-                     " SELECT pg_notify('tlaw', run_id || ' cancelled') FROM found WHERE status = 'cancelled'",
-                     2, types, values, NULL);
+        tlaw_execute(
+            SPI_OK_SELECT,
+            "WITH found AS (UPDATE @.tlaw_run"
+            " SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,"
+            " finished_at = CASE WHEN cancel_requested THEN now() END"
+            " WHERE run_id = $1 AND attempt = $2 AND status = 'running' RETURNING run_id, status)"
+            " SELECT pg_notify('tlaw', run_id || ' cancelled') FROM found WHERE status = 'cancelled'",
+            2, types, values, NULL);
     }
 }
 
@@ -195,7 +209,8 @@ static char *refuse_owner(const char *owner, const char *corpus_owner)
         return psprintf("the run's owner, role \"%s\", does not exist any more", owner);
     if (superuser_arg(role) || (OidIsValid(corpus_role) && has_privs_of_role(role, corpus_role)))
         return NULL;
-    return psprintf("the run's owner, role \"%s\", has no right to corpus \"%s\" any more", owner, work.corpus);
+    return psprintf("the run's owner, role \"%s\", has no right to corpus \"%s\" any more", owner,
+                    work.corpus);
 }
 
 /* The next state of a run that has ended; false when it was not ours any more.  Between begin and commit. */
@@ -217,8 +232,8 @@ static bool end_run(const char *status, const char *error)
 static void mark_running(void)
 {
     Oid types[] = {INT8OID, INT4OID, TEXTOID, INT4OID};
-    Datum values[] = {Int64GetDatum(work.run_id), Int32GetDatum(work.attempt), CStringGetTextDatum(TLAW_VERSION),
-                      Int32GetDatum(MyProcPid)};
+    Datum values[] = {Int64GetDatum(work.run_id), Int32GetDatum(work.attempt),
+                      CStringGetTextDatum(TLAW_VERSION), Int32GetDatum(MyProcPid)};
     bool null;
 
     tlaw_execute(SPI_OK_UPDATE_RETURNING,
@@ -230,8 +245,9 @@ static void mark_running(void)
                  3, types, values, NULL);
     if (strcmp(TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null)),
                TLAW_VERSION) != 0)
-        ereport(LOG, (errmsg("run " INT64_FORMAT " was queued by another version of tlaw and is trained by %s",
-                             work.run_id, TLAW_VERSION)));
+        ereport(LOG,
+                (errmsg("run " INT64_FORMAT " was queued by another version of tlaw and is trained by %s",
+                        work.run_id, TLAW_VERSION)));
     tlaw_execute(SPI_OK_INSERT,
                  "INSERT INTO @.tlaw_run_progress (run_id, phase, worker_pid) VALUES ($1, 'start', $4)"
                  " ON CONFLICT (run_id) DO UPDATE SET phase = 'start', worker_pid = $4, engine_pid = NULL,"
@@ -248,12 +264,13 @@ static bool next_queued(char **owner, char **corpus_owner)
     TupleDesc columns;
     bool null;
 
-    if (tlaw_execute(SPI_OK_SELECT,
-                     "SELECT r.run_id, r.attempt + 1, r.failures, coalesce(r.threads, 0), r.corpus, r.owner, c.owner"
-                     " FROM @.tlaw_run r JOIN @.tlaw_corpus c USING (corpus)"
-                     " WHERE r.status = 'queued' AND r.queue_identifier = $1"
-                     " ORDER BY r.priority DESC, r.flops, r.run_id LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
-                     1, types, values, NULL) == 0)
+    if (tlaw_execute(
+            SPI_OK_SELECT,
+            "SELECT r.run_id, r.attempt + 1, r.failures, coalesce(r.threads, 0), r.corpus, r.owner, c.owner"
+            " FROM @.tlaw_run r JOIN @.tlaw_corpus c USING (corpus)"
+            " WHERE r.status = 'queued' AND r.queue_identifier = $1"
+            " ORDER BY r.priority DESC, r.flops, r.run_id LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
+            1, types, values, NULL) == 0)
         return false;
     row = SPI_tuptable->vals[0];
     columns = SPI_tuptable->tupdesc;
@@ -351,14 +368,15 @@ static void write_losses(void)
         nullable(&values[6], &nulls[6], loss->learning_rate);
         nullable(&values[7], &nulls[7], loss->grad_norm);
         nullable(&values[8], &nulls[8], loss->seconds);
-        tlaw_execute(SPI_OK_INSERT,
-                     "INSERT INTO @.tlaw_run_loss (run_id, step, tokens_seen, train_loss, val_loss, learning_rate,"
-                     " grad_norm, seconds)"
-                     " SELECT run_id, $3, $4, $5, $6, $7, $8, $9 FROM @.tlaw_run"
-                     " WHERE run_id = $1 AND attempt = $2 AND status = 'running'"
-                     " ON CONFLICT (run_id, step) DO UPDATE SET tokens_seen = $4, train_loss = $5, val_loss = $6,"
-                     " learning_rate = $7, grad_norm = $8, seconds = $9",
-                     lengthof(types), types, values, nulls);
+        tlaw_execute(
+            SPI_OK_INSERT,
+            "INSERT INTO @.tlaw_run_loss (run_id, step, tokens_seen, train_loss, val_loss, learning_rate,"
+            " grad_norm, seconds)"
+            " SELECT run_id, $3, $4, $5, $6, $7, $8, $9 FROM @.tlaw_run"
+            " WHERE run_id = $1 AND attempt = $2 AND status = 'running'"
+            " ON CONFLICT (run_id, step) DO UPDATE SET tokens_seen = $4, train_loss = $5, val_loss = $6,"
+            " learning_rate = $7, grad_norm = $8, seconds = $9",
+            lengthof(types), types, values, nulls);
     }
     work.loss_count = 0;
 }
@@ -379,14 +397,16 @@ static void write_progress(void)
     nullable(&values[6], &nulls[6], p->seconds_left);
     values[7] = Int32GetDatum(work.threads);
     values[8] = Int32GetDatum((int32) engine_pid(work.engine));
-    tlaw_execute(SPI_OK_UPDATE,
-                 "UPDATE @.tlaw_run_progress SET phase = $2, step = $3, total = $4, loss = $5,"
-                 " tokens_per_second = $6, seconds_left = $7, threads = $8, engine_pid = $9, updated_at = now()"
-                 " WHERE run_id = $1",
-                 lengthof(types), types, values, nulls);
+    tlaw_execute(
+        SPI_OK_UPDATE,
+        "UPDATE @.tlaw_run_progress SET phase = $2, step = $3, total = $4, loss = $5,"
+        " tokens_per_second = $6, seconds_left = $7, threads = $8, engine_pid = $9, updated_at = now()"
+        " WHERE run_id = $1",
+        lengthof(types), types, values, nulls);
     work.progressed = false;
-    snprintf(activity, sizeof(activity), "tlaw: run " INT64_FORMAT ", step " INT64_FORMAT " of " INT64_FORMAT
-             ", loss %.4f", work.run_id, (int64) p->step, (int64) p->total, p->loss);
+    snprintf(activity, sizeof(activity),
+             "tlaw: run " INT64_FORMAT ", step " INT64_FORMAT " of " INT64_FORMAT ", loss %.4f", work.run_id,
+             (int64) p->step, (int64) p->total, p->loss);
     pgstat_report_activity(STATE_RUNNING, activity);
 }
 
@@ -395,7 +415,8 @@ static int usable_cpus(void)
 {
     cpu_set_t set;
 
-    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : (int) sysconf(_SC_NPROCESSORS_ONLN);
+    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
+                                                        : (int) sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 /* An equal share of the CPUs, and not more than the run and the setting allow. */
@@ -468,7 +489,8 @@ static enum outcome store_checkpoint(const struct tlaw_checkpoint_message *annou
             engine_raise(message);
         else if (type != TLAW_NO_MESSAGE)
             ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
-                            errmsg("the engine sent a message of type %s inside a checkpoint", tlaw_wire_name(type))));
+                            errmsg("the engine sent a message of type %s inside a checkpoint",
+                                   tlaw_wire_name(type))));
     }
     checkpoint_finish(writer);
     commit(&session);
@@ -512,8 +534,8 @@ static void keep_document_losses(const struct tlaw_blob *records)
 
 static Datum array_of(Datum *elements, Oid type)
 {
-    return PointerGetDatum(
-        construct_array(elements, work.document_count, type, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+    return PointerGetDatum(construct_array(elements, work.document_count, type, sizeof(int64),
+                                           FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 static void write_document_losses(void)
@@ -522,24 +544,26 @@ static void write_document_losses(void)
     Datum values[] = {Int64GetDatum(work.run_id), array_of(work.document_loss, FLOAT8OID),
                       array_of(work.document_tokens, INT8OID), array_of(work.document_bytes, INT8OID)};
 
-    tlaw_execute(SPI_OK_INSERT,
-                 "INSERT INTO @.tlaw_run_document_loss (run_id, loss_sum, tokens, bytes) VALUES ($1, $2, $3, $4)"
-                 " ON CONFLICT (run_id) DO UPDATE SET loss_sum = $2, tokens = $3, bytes = $4",
-                 4, types, values, NULL);
+    tlaw_execute(
+        SPI_OK_INSERT,
+        "INSERT INTO @.tlaw_run_document_loss (run_id, loss_sum, tokens, bytes) VALUES ($1, $2, $3, $4)"
+        " ON CONFLICT (run_id) DO UPDATE SET loss_sum = $2, tokens = $3, bytes = $4",
+        4, types, values, NULL);
 }
 
 /* Results into the row; the scores of the validation are of the loss rows that are there by now. */
 static void write_result(void)
 {
     const struct tlaw_result_message *r = &work.result;
-    static const char *const numbers[] = {"train_loss", "test_loss", "test_loss_se", "bits_per_byte",
-                                          "tokens_per_second", "train_seconds", "eval_seconds", "mfu"};
-    const double number_values[] = {r->train_loss, r->test_loss, r->test_loss_se, r->bits_per_byte,
+    static const char *const numbers[] = {
+        "train_loss",        "test_loss",     "test_loss_se", "bits_per_byte",
+        "tokens_per_second", "train_seconds", "eval_seconds", "mfu"};
+    const double number_values[] = {r->train_loss,        r->test_loss,     r->test_loss_se, r->bits_per_byte,
                                     r->tokens_per_second, r->train_seconds, r->eval_seconds, r->mfu};
-    static const char *const counts[] = {"best_step", "test_tokens", "test_bytes", "train_bytes", "train_documents",
-                                         "peak_memory"};
-    const int64 count_values[] = {r->best_step, r->test_tokens, r->test_bytes, r->train_bytes, r->train_documents,
-                                  r->peak_memory};
+    static const char *const counts[] = {"best_step",   "test_tokens",     "test_bytes",
+                                         "train_bytes", "train_documents", "peak_memory"};
+    const int64 count_values[] = {r->best_step,   r->test_tokens,     r->test_bytes,
+                                  r->train_bytes, r->train_documents, r->peak_memory};
     Oid types[2 + lengthof(numbers) + lengthof(counts)] = {INT8OID, INT4OID};
     Datum values[lengthof(types)] = {Int64GetDatum(work.run_id), Int32GetDatum(work.attempt)};
     char nulls[lengthof(types) + 1];
@@ -561,23 +585,26 @@ static void write_result(void)
         appendStringInfo(&sql, "%s = $%d, ", counts[i], ++n);
     }
     appendStringInfoString(
-        &sql, "val_loss = (SELECT avg(val_loss) FROM (SELECT val_loss FROM @.tlaw_run_loss WHERE run_id = $1"
-              " AND val_loss IS NOT NULL ORDER BY val_loss LIMIT 5) AS lowest),"
-              " val_loss_min = (SELECT min(val_loss) FROM @.tlaw_run_loss WHERE run_id = $1),"
-              " val_loss_last = (SELECT val_loss FROM @.tlaw_run_loss WHERE run_id = $1 AND val_loss IS NOT NULL"
-              " ORDER BY step DESC LIMIT 1)"
-              " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
+        &sql,
+        "val_loss = (SELECT avg(val_loss) FROM (SELECT val_loss FROM @.tlaw_run_loss WHERE run_id = $1"
+        " AND val_loss IS NOT NULL ORDER BY val_loss LIMIT 5) AS lowest),"
+        " val_loss_min = (SELECT min(val_loss) FROM @.tlaw_run_loss WHERE run_id = $1),"
+        " val_loss_last = (SELECT val_loss FROM @.tlaw_run_loss WHERE run_id = $1 AND val_loss IS NOT NULL"
+        " ORDER BY step DESC LIMIT 1)"
+        " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
     tlaw_execute(SPI_OK_UPDATE, sql.data, n, types, values, nulls);
 }
 
-/* Everything of the engine's last words at once: results, document losses, done; the optimiser's state goes. */
+/* Everything of the engine's last words at once: results, document losses, done; the optimiser's state goes.
+ */
 static enum outcome finish(void)
 {
     struct tlaw_session session;
     bool cancel, ours;
 
     if (!work.has_result)
-        ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("the engine ended a run without a result")));
+        ereport(ERROR,
+                (errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("the engine ended a run without a result")));
     begin(&session);
     ours = holds_run(&cancel);
     if (ours) {
@@ -602,9 +629,10 @@ static void settle_death(void)
     Datum values[] = {Int64GetDatum(work.run_id), Int32GetDatum(work.attempt), Int32GetDatum(failures),
                       CStringGetTextDatum(error)};
 
-    tlaw_execute(SPI_OK_UPDATE,
-                 "UPDATE @.tlaw_run SET failures = $3 WHERE run_id = $1 AND attempt = $2 AND status = 'running'", 3,
-                 types, values, NULL);
+    tlaw_execute(
+        SPI_OK_UPDATE,
+        "UPDATE @.tlaw_run SET failures = $3 WHERE run_id = $1 AND attempt = $2 AND status = 'running'", 3,
+        types, values, NULL);
     if (failures >= tlaw_max_attempts)
         end_run("failed", error);
     else
@@ -628,8 +656,9 @@ static void settle(enum outcome outcome)
     else if (outcome == OUTCOME_DIED)
         settle_death();
     else if (outcome == OUTCOME_RESTART) {
-        ereport(WARNING, (errmsg("the checkpoint of run " INT64_FORMAT " cannot be used, it starts from scratch: %s",
-                                 work.run_id, work.reason)));
+        ereport(WARNING,
+                (errmsg("the checkpoint of run " INT64_FORMAT " cannot be used, it starts from scratch: %s",
+                        work.run_id, work.reason)));
         checkpoint_drop(work.run_id, "resume");
         execute_on_run(SPI_OK_UPDATE, "UPDATE @.tlaw_run SET status = 'queued'"
                                       " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
@@ -701,7 +730,8 @@ static enum outcome take_message(enum tlaw_message type, const void *message)
     case TLAW_DONE:
         return finish();
     case TLAW_ERROR:
-        if (strcmp(((const struct tlaw_error_message *) message)->code, "checkpoint") == 0 && work.start_step > 0) {
+        if (strcmp(((const struct tlaw_error_message *) message)->code, "checkpoint") == 0 &&
+            work.start_step > 0) {
             work.reason = pstrdup(((const struct tlaw_error_message *) message)->message);
             return OUTCOME_RESTART;
         }
