@@ -143,6 +143,8 @@ static _Noreturn void send_error(struct engine *e, const struct tlaw_error_messa
 {
     struct tlaw_wire_buffer frame = {0};
 
+    signal(SIGIO,
+           SIG_IGN); /* the status tells of the failure, also when the parent closes on hearing of it */
     fprintf(stderr, "tlaw_engine: %s: %s\n", error->code, error->message);
     if (tlaw_wire_encode(&frame, TLAW_ERROR, error) == 0)
         send_bytes(e, frame.data, frame.size);

@@ -148,11 +148,12 @@ void job_estimate(struct engine *e, const union tlaw_any_message *request)
 {
     const struct tlaw_estimate_message m = request->estimate;
     struct tlaw_spec spec = m.spec, small;
-    struct tlaw_estimated_message result = {.memory = tlaw_spec_memory(&m.spec)};
+    struct tlaw_estimated_message result;
     double sequence, sequences = (double) m.spec.batch_size, tokens;
     struct cost cost;
 
     engine_check_spec(e, &spec, INT64_MAX, INT64_MAX);
+    result.memory = tlaw_spec_memory(&spec);
     engine_open_device(e, &spec, m.threads);
     /* a third of the product's speed is a guess that only decides how to measure */
     sequence =

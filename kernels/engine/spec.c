@@ -118,20 +118,21 @@ static const struct range number_ranges[] = {
     NUMBER(grad_clip, 0, 1e12, "a number from 0 (no clipping) to 1e12"),
 };
 
-static int check_ranges(const struct tlaw_spec *s, char *message, size_t size)
+/* open: what is left out passes. */
+static int check_ranges(const struct tlaw_spec *s, bool open, char *message, size_t size)
 {
     for (size_t i = 0; i < sizeof integer_ranges / sizeof *integer_ranges; i++) {
         const struct range *r = &integer_ranges[i];
-        int64_t value = *(const int64_t *) ((const char *) s + r->offset);
+        double value = (double) *(const int64_t *) ((const char *) s + r->offset);
 
-        if ((double) value < r->low || (double) value > r->high)
-            return refuse(message, size, r->name, (double) value, r->accepted);
+        if (!(open && unset(value)) && !(value >= r->low && value <= r->high))
+            return refuse(message, size, r->name, value, r->accepted);
     }
     for (size_t i = 0; i < sizeof number_ranges / sizeof *number_ranges; i++) {
         const struct range *r = &number_ranges[i];
         double value = *(const double *) ((const char *) s + r->offset);
 
-        if (!(value >= r->low && value <= r->high))
+        if (!(open && unset(value)) && !(value >= r->low && value <= r->high))
             return refuse(message, size, r->name, value, r->accepted);
     }
     return 0;
@@ -302,14 +303,13 @@ static void resolve_evaluation(struct tlaw_spec *s, int64_t val_available)
 int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t val_available, char *message,
                       size_t message_size)
 {
+    /* before the rule, which multiplies and divides by them */
+    if (check_ranges(spec, true, message, message_size))
+        return -1;
     resolve_shape(spec, train_available);
-    /* the rule divides by these */
-    if (spec->context_length < 2)
-        return refuse(message, message_size, "context_length", (double) spec->context_length,
-                      "a whole number from 2 to 65536");
     resolve_training(spec);
     resolve_evaluation(spec, val_available);
-    if (check_words(spec, message, message_size) || check_ranges(spec, message, message_size))
+    if (check_words(spec, message, message_size) || check_ranges(spec, false, message, message_size))
         return -1;
     return check_together(spec, train_available, val_available, message, message_size);
 }

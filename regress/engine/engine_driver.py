@@ -163,12 +163,13 @@ class Engine:
         return name, decode(name, self._exactly(size, timeout))
 
     def messages(self, timeout=60):
-        """Yields (name, fields) up to DONE; CHUNKs are joined into the CHECKPOINT that announced them."""
+        """Yields (name, fields) up to DONE and exit status 0; CHUNKs are joined into the CHECKPOINT that announced them."""
         while True:
             name, values = self.receive(timeout)
             if name == "ERROR":
                 raise Failed(values)
             if name == "DONE":
+                assert self.wait() == 0, "exit status %d after DONE: %s" % (self.status, self.last_words())
                 return
             if name == "CHECKPOINT":
                 data = b""
