@@ -9,13 +9,14 @@ KERNEL_SRCS = $(wildcard kernels/text/*.c kernels/model/*.c kernels/stats/*.c ke
 ISA_SRCS = $(wildcard kernels/backend/cpu/isa_*.c)
 
 ifeq ($(shell uname -m),x86_64)
-ISAS = portable avx2 avx512
+ISAS = portable avx2 avx512 avx512_bf16
 else
 ISAS = portable
 endif
 ISA_FLAGS_portable =
 ISA_FLAGS_avx2 = -mavx2 -mfma -mf16c
 ISA_FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
+ISA_FLAGS_avx512_bf16 = $(ISA_FLAGS_avx512) -mavx512bf16 -DBF16
 
 KERNEL_OBJS = $(KERNEL_SRCS:%.c=build/%.o) $(foreach isa,$(ISAS),$(ISA_SRCS:%.c=build/%.$(isa).o))
 

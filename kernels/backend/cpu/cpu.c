@@ -12,40 +12,44 @@
 
 extern const struct backend cpu_backend_portable;
 #if defined(__x86_64__)
-extern const struct backend cpu_backend_avx2, cpu_backend_avx512;
+extern const struct backend cpu_backend_avx2, cpu_backend_avx512, cpu_backend_avx512_bf16;
 #endif
+
+/* The backends that this machine runs, from the least to the best in each precision; NULL ends them. */
+static const struct backend *const *backends(void)
+{
+    static const struct backend *list[5];
+    int count = 0;
+
+    list[count++] = &cpu_backend_portable;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        list[count++] = &cpu_backend_avx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        list[count++] = &cpu_backend_avx512;
+        if (__builtin_cpu_supports("avx512bf16"))
+            list[count++] = &cpu_backend_avx512_bf16;
+    }
+#endif
+    return list;
+}
 
 const char *cpu_best_isa(void)
 {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return "avx512";
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return "avx2";
-#endif
-    return "portable";
+    const char *best = NULL;
+
+    for (const struct backend *const *b = backends(); *b; b++)
+        best = (*b)->name;
+    return best;
 }
 
 const struct backend *cpu_backend(const char *isa, const char *precision)
 {
-    const struct backend *backends[] = {
-        &cpu_backend_portable,
-#if defined(__x86_64__)
-        &cpu_backend_avx2,
-        &cpu_backend_avx512,
-#endif
-    };
-    const char *best = cpu_best_isa();
-
-    /* from the least to the best that this machine has */
-    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
-        if (strcmp(backends[i]->name, isa) == 0 && strcmp(backends[i]->precision, precision) == 0)
-            return backends[i];
-        if (strcmp(backends[i]->name, best) == 0)
-            break;
-    }
+    for (const struct backend *const *b = backends(); *b; b++)
+        if (strcmp((*b)->name, isa) == 0 && strcmp((*b)->precision, precision) == 0)
+            return *b;
     return NULL;
 }
 

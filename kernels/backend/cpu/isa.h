@@ -24,31 +24,42 @@
 /* VW: floats in a vector.  MR x 2 VW: tile of a product; AR x 2 VW: tile of attention, where AR divides VW.
  */
 #if defined(__AVX512F__)
-#define VW 16
-#define MR 14
-#define AR 8
+#define VW         16
+#define ISA_FAMILY "avx512"
+#define MR         14
+#define AR         8
 #elif defined(__AVX2__)
-#define VW 8
-#define MR 6
-#define AR 4
+#define VW         8
+#define ISA_FAMILY "avx2"
+#define MR         6
+#define AR         4
 #else
-#define VW 4
-#define MR 4
-#define AR 4
+#define VW         4
+#define ISA_FAMILY "portable"
+#define MR         4
+#define AR         4
 #endif
 #define NR (2 * VW)
 
 #define PASTE2(a, b)   a##_##b
 #define PASTE(a, b)    PASTE2(a, b)
 #define ISA_NAME(name) PASTE(name, ISA)
-#define QUOTE2(a)      #a
-#define QUOTE(a)       QUOTE2(a)
 
 #define inline_always static inline __attribute__((always_inline))
 
 typedef float vf __attribute__((vector_size(4 * VW)));
 typedef int32_t vi __attribute__((vector_size(4 * VW)));
 typedef float vf_any __attribute__((vector_size(4 * VW), aligned(4), may_alias)); /* at any element */
+
+typedef float
+    cell; /* what a product reads: STEP elements in 32 bits, never used as a number when STEP is 2 */
+#ifdef BF16
+#define STEP 2
+typedef uint16_t act_t;
+#else
+#define STEP 1
+typedef float act_t;
+#endif
 
 /* ---- loads and stores; the _n forms touch the first n elements only (n of VW or more: all) ---- */
 inline_always vf load(const float *from)
@@ -61,14 +72,27 @@ inline_always void store(float *to, vf x)
     *(vf_any *) to = x;
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+inline_always __m256i first_lanes(long n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int) n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
 inline_always vf load_n(const float *from, long n)
 {
-    vf x = {0};
-
     if (n >= VW)
         return load(from);
+#if defined(__AVX512F__)
+    return (vf) _mm512_maskz_loadu_ps((__mmask16) ((1u << n) - 1), from);
+#elif defined(__AVX2__)
+    return (vf) _mm256_maskload_ps(from, first_lanes(n));
+#else
+    vf x = {0};
+
     memcpy(&x, from, (size_t) n * sizeof *from);
     return x;
+#endif
 }
 
 inline_always void store_n(float *to, vf x, long n)
@@ -76,12 +100,124 @@ inline_always void store_n(float *to, vf x, long n)
     if (n >= VW)
         store(to, x);
     else
+#if defined(__AVX512F__)
+        _mm512_mask_storeu_ps(to, (__mmask16) ((1u << n) - 1), (__m512) x);
+#elif defined(__AVX2__)
+        _mm256_maskstore_ps(to, first_lanes(n), (__m256) x);
+#else
         memcpy(to, &x, (size_t) n * sizeof *to);
+#endif
 }
 
 inline_always vf splat(float x)
 {
     return x - (vf){0};
+}
+
+/* ---- elements of an array that is real or act: element `at` and those after it ---- */
+inline_always vf load_act_n(const act_t *from, long n)
+{
+#ifdef BF16
+    __m256i half = n >= VW ? _mm256_loadu_si256((const __m256i_u *) from)
+                           : _mm256_maskz_loadu_epi16((__mmask16) ((1u << n) - 1), from);
+
+    return (vf) _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
+    return load_n(from, n);
+#endif
+}
+
+inline_always void store_act_n(act_t *to, vf x, long n)
+{
+#ifdef BF16
+    __m256i half = (__m256i) _mm512_cvtneps_pbh((__m512) x);
+
+    if (n >= VW)
+        _mm256_storeu_si256((__m256i_u *) to, half);
+    else
+        _mm256_mask_storeu_epi16(to, (__mmask16) ((1u << n) - 1), half);
+#else
+    store_n(to, x, n);
+#endif
+}
+
+inline_always vf load_of(const void *from, bool real, long at, long n)
+{
+    return real ? load_n((const float *) from + at, n) : load_act_n((const act_t *) from + at, n);
+}
+
+inline_always void store_of(void *to, bool real, long at, vf x, long n)
+{
+    if (real)
+        store_n((float *) to + at, x, n);
+    else
+        store_act_n((act_t *) to + at, x, n);
+}
+
+inline_always const void *element(const void *from, bool real, long at)
+{
+    return (const char *) from + at * (long) (real ? sizeof(float) : sizeof(act_t));
+}
+
+/* ---- cells ---- */
+#ifdef BF16
+/* lane by lane: the cell of a (first element) and b */
+inline_always vf pair_lanes(vf a, vf b)
+{
+    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                                                23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+
+    return (vf) _mm512_permutexvar_epi16(interleave, (__m512i) _mm512_cvtne2ps_pbh((__m512) b, (__m512) a));
+}
+
+/* the cells of 2 VW consecutive elements a, b */
+inline_always vf pair_row(vf a, vf b)
+{
+    return (vf) _mm512_cvtne2ps_pbh((__m512) b, (__m512) a);
+}
+#endif
+
+/* VW cells along a row: the elements from `at` on, of which n exist */
+inline_always vf cells_along(const void *from, bool real, long at, long n)
+{
+#ifdef BF16
+    if (real)
+        return pair_row(load_n((const float *) from + at, n),
+                        n > VW ? load_n((const float *) from + at + VW, n - VW) : (vf){0});
+    if (n >= 2 * VW)
+        return load((const float *) ((const act_t *) from + at));
+    return (vf) _mm512_maskz_loadu_epi16((__mmask32) ((1ull << n) - 1), (const act_t *) from + at);
+#else
+    return load_of(from, real, at, n);
+#endif
+}
+
+/* VW cells down the rows: elements at .. of the first of `rows` rows that are ld apart, n of each exist */
+inline_always vf cells_down(const void *from, bool real, long at, long ld, long rows, long n)
+{
+#ifdef BF16
+    vf second = rows > 1 ? load_of(from, real, at + ld, n) : (vf){0};
+
+    return pair_lanes(load_of(from, real, at, n), second);
+#else
+    (void) ld, (void) rows;
+    return load_of(from, real, at, n);
+#endif
+}
+
+inline_always long steps(long elements)
+{
+    return (elements + STEP - 1) / STEP;
+}
+
+inline_always long least(long a, long b)
+{
+    return a < b ? a : b;
+}
+
+inline_always long round_up(long n, long multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
 }
 
 /* ---- element functions ---- */
@@ -144,6 +280,9 @@ inline_always vf vsqrt(vf x)
 
 inline_always float vsum(vf x)
 {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512) x);
+#else
     float sum[VW];
 
     store(sum, x);
@@ -151,6 +290,7 @@ inline_always float vsum(vf x)
         for (int i = 0; i < width; i++)
             sum[i] += sum[i + width];
     return sum[0];
+#endif
 }
 
 inline_always float vlargest(vf x)
@@ -163,16 +303,18 @@ inline_always float vlargest(vf x)
 }
 
 /*
- * e^x: 2^n e^f with |f| <= ln(2)/2 and a polynomial of degree 6 (relative error 1.2e-7 measured over the
- * range); below -87.3 and above 88.0 the value at that limit; NaN stays NaN.
+ * e^x for x <= 88: 2^n e^f with |f| <= ln(2)/2 and a polynomial of degree 7 (relative error 1.2e-7); below
+ * -87.3 the value there; NaN stays NaN.
  */
 inline_always vf vexp(vf x)
 {
+    x = vmax(splat(-87.3f), x);
+#if defined(__AVX512F__)
+    vf n = (vf) _mm512_roundscale_ps((__m512) (x * 1.44269504f), 0);
+#else
     const float shift = 12582912.0f; /* 1.5 * 2^23: rounds to a whole number kept in the low bits */
-
-    x = vmin(splat(88.0f), vmax(splat(-87.3f), x));
-    vf shifted = x * 1.44269504f + shift;
-    vf n = shifted - shift;
+    vf shifted = x * 1.44269504f + shift, n = shifted - shift;
+#endif
     vf f = x - n * 0.693359375f;
     f = f - n * -2.12194440e-4f;
     vf p = 1.9875691e-4f * f + 1.3981999e-3f;
@@ -182,7 +324,23 @@ inline_always vf vexp(vf x)
     p = p * f + 0.5f;
     p = p * f + 1.0f;
     p = p * f + 1.0f;
+#if defined(__AVX512F__)
+    return (vf) _mm512_scalef_ps((__m512) p, (__m512) n);
+#else
     return (vf) ((vi) p + (((vi) shifted - (vi) splat(shift)) << 23));
+#endif
+}
+
+/* 1/x for normal x to 1.2e-7: an estimate and one step of Newton's, where the chip has one */
+inline_always vf reciprocal(vf x)
+{
+#if defined(__AVX512F__)
+    vf estimate = (vf) _mm512_rcp14_ps((__m512) x);
+
+    return estimate + estimate * (1.0f - x * estimate);
+#else
+    return 1.0f / x;
+#endif
 }
 
 /* ln(x) for normal x > 0 (Cephes' logf; relative error 1.3e-7 away from 1, absolute there). */
@@ -206,20 +364,25 @@ inline_always vf vlog(vf x)
     return m + p + e * 0.693359375f;
 }
 
-/* GPT-2's GELU, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), written as x / (1 + e^-2u). */
+inline_always vf logistic(vf x)
+{
+    return reciprocal(1.0f + vexp(vmin(splat(80.0f), -x))); /* beyond, 1/(1 + e^80) is as good as 0 */
+}
+
+/* GPT-2's GELU, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), written as x logistic(2u). */
 #define GELU_2U (2 * 0.7978845608f)
 
 inline_always vf gelu(vf x)
 {
-    return x / (1.0f + vexp(-GELU_2U * x * (1.0f + 0.044715f * x * x)));
+    return x * logistic(GELU_2U * x * (1.0f + 0.044715f * x * x));
 }
 
 inline_always vf gelu_slope(vf x)
 {
     vf square = 0.044715f * x * x;
-    vf e = vexp(-GELU_2U * x * (1.0f + square)), s = 1.0f / (1.0f + e);
+    vf s = logistic(GELU_2U * x * (1.0f + square));
 
-    return s + x * s * (e * s) * (GELU_2U * (1.0f + 3.0f * square));
+    return s + x * s * (1.0f - s) * (GELU_2U * (1.0f + 3.0f * square));
 }
 
 /* ---- transposition of a square of VW vectors ---- */
@@ -253,31 +416,67 @@ inline_always void transpose(vf r[VW])
     TRANSPOSE_STEP(r, 1)
 }
 
-/*
- * to[k * to_ld + i] = scale * from[i * from_ld + k] for i < n <= VW, k < K.  Rows of VW are written (zeros
- * beyond n), so to_ld < VW lets a row run over the next one's start, which is written after it.
+/* The square of cells (row i, k .. k + VW) for i < n, transposed: row k of `to` holds its cells of all rows.
  */
-inline_always void pack_transposed(float *to, long to_ld, const float *from, long from_ld, long n, long K,
-                                   float scale)
+inline_always void pack_square(cell *to, long to_ld, const void *from, bool real, long from_ld, long n,
+                               long K)
 {
-    for (long k = 0; k < K; k += VW) {
+    for (long k = 0; k < K; k += STEP * VW, to += VW * to_ld) {
         vf r[VW];
-        long width = K - k < VW ? K - k : VW;
+        long count = least(steps(K - k), VW);
 
 #pragma GCC unroll 16
         for (int i = 0; i < VW; i++)
-            r[i] = i < n ? load_n(from + i * from_ld + k, width) * scale : (vf){0};
+            r[i] = i < n ? cells_along(from, real, i * from_ld + k, K - k) : (vf){0};
         transpose(r);
 #pragma GCC unroll 16
         for (int i = 0; i < VW; i++)
-            if (i < width)
-                store(to + (k + i) * to_ld, r[i]);
+            if (i < count)
+                store(to + i * to_ld, r[i]);
     }
 }
 
+/*
+ * to[k * to_ld + i] = cell k of row i, the rows being from_ld apart, for i < n <= VW and K elements.  VW
+ * cells are written at a time (zeros beyond n), so to_ld < VW lets a row run over the start of the next,
+ * written after it.
+ */
+static inline void pack_transposed(cell *to, long to_ld, const void *from, bool real, long from_ld, long n,
+                                   long K)
+{
+    if (n >= VW && real)
+        pack_square(to, to_ld, from, true, from_ld, VW, K);
+    else if (n >= VW)
+        pack_square(to, to_ld, from, false, from_ld, VW, K);
+    else if (n == MR && real)
+        pack_square(to, to_ld, from, true, from_ld, MR, K);
+    else if (n == MR)
+        pack_square(to, to_ld, from, false, from_ld, MR, K);
+    else
+        pack_square(to, to_ld, from, real, from_ld, n, K);
+}
+
+/* to[k * width + i] = cell of column i and rows k * STEP .. of K; columns n .. are zero; VW at a time, as
+ * above */
+static inline void pack_rows(cell *to, long width, const void *from, bool real, long from_ld, long n, long K)
+{
+    for (long k = 0; k < K; k += STEP, to += width)
+        for (long i = 0; i < width; i += VW)
+            store(to + i, i < n ? cells_down(from, real, k * from_ld + i, from_ld, K - k, n - i) : (vf){0});
+}
+
 /* ---- the tile product: acc[i][v] += sum over k of a[i * a_row + k * a_k] * b[k * b_k + v * VW ...] ---- */
-inline_always void multiply_tile(int rows, int vectors, vf acc[rows][vectors], const float *a, long a_row,
-                                 long a_k, const float *b, long b_k, long K)
+inline_always vf multiply_add(vf sum, cell a, vf b)
+{
+#ifdef BF16
+    return (vf) _mm512_dpbf16_ps((__m512) sum, (__m512bh) _mm512_set1_ps(a), (__m512bh) b);
+#else
+    return sum + a * b;
+#endif
+}
+
+inline_always void multiply_tile(int rows, int vectors, vf acc[rows][vectors], const cell *a, long a_row,
+                                 long a_k, const cell *b, long b_k, long K)
 {
     for (long k = 0; k < K; k++, a += a_k, b += b_k) {
         vf bs[2];
@@ -289,23 +488,28 @@ inline_always void multiply_tile(int rows, int vectors, vf acc[rows][vectors], c
         for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++)
-                acc[i][v] += a[i * a_row] * bs[v];
+                acc[i][v] = multiply_add(acc[i][v], a[i * a_row], bs[v]);
     }
 }
 
 /* ---- the matrix product of isa_gemm.c: C[M,N] = A[M,K] B[K,N], then the epilogue ---- */
+struct matrix {
+    const void *at; /* element (i, j) is at[i * row + j * col], one of the two being 1 */
+    bool real;      /* else act */
+    long row, col;
+};
+
 struct product {
     long M, N, K;
-    const float *a,
-        *b; /* element (i, k) of A is a[i * a_row + k * a_col], one of the two being 1; B likewise */
-    long a_row, a_col, b_row, b_col;
-    float *c; /* c[i * c_row + j] */
+    struct matrix a, b;
+    void *c; /* c[i * c_row + j] */
+    bool c_real;
     long c_row;
-    bool accumulate;    /* c += */
+    bool accumulate;    /* c +=; c is real */
     const float *bias;  /* added to every row */
-    float *pre;         /* keeps the sum, and c = gelu(sum) */
-    const float *slope; /* c = sum * gelu'(slope[i * c_row + j]) */
-    float *column_sums; /* += sums over the rows of B, one a column (b_col is 1) */
+    act_t *pre;         /* keeps the sum, and c = gelu(sum) */
+    const act_t *slope; /* c = sum * gelu'(slope[i * c_row + j]) */
+    float *column_sums; /* += sums over the rows of B, one a column (b.col is 1) */
 };
 void ISA_NAME(product)(struct device *, const struct product *);
 

@@ -1,7 +1,7 @@
 /*
- * Causal attention, float32: forward, backward, and one position with a key-value cache.
+ * Causal attention: forward, backward, and one position with a key-value cache.
  *
- * A unit of work is one head of one sequence, whose operands are first copied into zero-padded local layouts.
+ * A unit of work is one head of one sequence, whose operands are first packed into zero-padded local layouts.
  * Forward takes NR queries at a time as lanes, so the softmax runs down the keys without horizontal sums, and
  * the weights come out as the operand of the second product: scores^T = K Q^T, y^T = V^T P^T.  Backward takes
  * NR keys at a time as lanes and recomputes P from the stored log-sum-exp: dV^T = dO^T P, dK^T = Q^T dS, dQ
@@ -11,62 +11,78 @@
 
 struct attention {
     struct device *device;
-    const float *qkv, *dy, *y_in, *lse_in;
-    float *y, *lse, *dqkv;
+    const act_t *qkv, *dy, *y_in;
+    const float *lse_in;
+    act_t *y, *dqkv;
+    float *lse;
     long T, C, H, D; /* D: head dimension */
+    long d_cells;    /* of a row of D elements */
     float scale;
 };
 
-inline_always long least(long a, long b)
-{
-    return a < b ? a : b;
-}
-
-inline_always long round_up(long n, long step)
-{
-    return (n + step - 1) / step * step;
-}
-
 /* ---- local layouts of a head's [T][D] slice `from`, rows `ld` apart ---- */
 
-/* [rows / width][D][width], the A or B operand of a product over D; rows beyond T are zero */
-static void pack_panels(float *to, long width, const float *from, long ld, const struct attention *w,
-                        long rows, float scale)
+/* [rows / VW][d_cells][VW]: VW rows as the A operand of a product over D; rows beyond T are zero */
+static void pack_a_panels(cell *to, const act_t *from, long ld, const struct attention *w, long rows)
 {
-    for (long row = 0; row < rows; row += width, to += w->D * width)
-        for (long i = 0; i < width; i += VW)
-            pack_transposed(to + i, width, from + (row + i) * ld, ld, least(width - i, w->T - row - i), w->D,
-                            scale);
+    for (long row = 0; row < rows; row += VW, to += w->d_cells * VW)
+        pack_transposed(to, VW, from + row * ld, false, ld, w->T - row, w->D);
 }
 
-/* [rows][width], the operand of a product over rows */
-static void copy_rows(float *to, long width, const float *from, long ld, const struct attention *w, long rows)
+/* [rows / NR][d_cells][NR]: NR rows as the B operand */
+static void pack_b_panels(cell *to, const act_t *from, long ld, const struct attention *w, long rows)
 {
-    for (long row = 0; row < rows; row++) {
-        long n = row < w->T ? w->D : 0;
+    for (long row = 0; row < rows; row += NR, to += w->d_cells * NR)
+        for (long v = 0; v < NR; v += VW)
+            pack_transposed(to + v, NR, from + (row + v) * ld, false, ld, w->T - row - v, w->D);
+}
 
-        memcpy(to + row * width, from + row * ld, (size_t) n * sizeof *to);
-        memset(to + row * width + n, 0, (size_t) (width - n) * sizeof *to);
-    }
+/* [rows in cells][width]: an operand of a product over rows */
+static void pack_over_rows(cell *to, long width, const act_t *from, long ld, const struct attention *w,
+                           long rows)
+{
+    pack_rows(to, width, from, false, ld, w->D, w->T);
+    memset(to + steps(w->T) * width, 0, (size_t) ((steps(rows) - steps(w->T)) * width) * sizeof *to);
+}
+
+/* Row row of the panels of pack_a_panels */
+inline_always const cell *a_panel(const cell *panels, const struct attention *w, long row)
+{
+    return panels + row / VW * VW * w->d_cells + row % VW;
+}
+
+/* Two consecutive rows of floats of a tile (two times VW lanes) as cells, or one row where STEP is 1. */
+inline_always void store_cells(cell *to, vf x[2], vf next[2])
+{
+    for (int v = 0; v < 2; v++)
+#ifdef BF16
+        store(to + v * VW, pair_lanes(x[v], next[v]));
+#else
+        store(to + v * VW, x[v]);
+    (void) next;
+#endif
 }
 
 /* to[i * ld + d] = from[d * NR + i] for the rows i < n of a transposed result [D][NR] */
-static void write_transposed(float *to, long ld, const float *from, long n, long D)
+static void write_transposed(act_t *to, long ld, const float *from, long n, long D)
 {
-    for (long i = 0; i < NR; i += VW)
+    for (long i = 0; i < least(n, NR); i += VW)
         for (long d = 0; d < D; d += VW) {
             vf r[VW];
 
+#pragma GCC unroll 16
             for (int j = 0; j < VW; j++)
                 r[j] = d + j < D ? load(from + (d + j) * NR + i) : (vf){0};
             transpose(r);
-            for (int j = 0; j < VW && i + j < n; j++)
-                store_n(to + (i + j) * ld + d, r[j], D - d);
+#pragma GCC unroll 16
+            for (int j = 0; j < VW; j++)
+                if (i + j < n)
+                    store_act_n(to + (i + j) * ld + d, r[j], D - d);
         }
 }
 
 /* out[width][NR] = sum over k of a[k][width]^T b[k][NR], times *lane_scale */
-static void product_over_rows(float *out, const float *a, long width, const float *b, long K,
+static void product_over_rows(float *out, const cell *a, long width, const cell *b, long K,
                               const vf lane_scale[2])
 {
     for (long d = 0; d < width; d += AR) {
@@ -87,24 +103,22 @@ inline_always vi lanes_below(long n)
 
 /* ---- forward ---- */
 struct forward {
-    float *k, *v, *q, *p,
-        *out;   /* K panels of AR, V rows, Q panels of NR, weights^T [T][NR], result^T [D][NR] */
-    long width; /* D rounded up to AR */
+    cell *k, *q, *v; /* A panels of K, B panels of Q, V [T][width] */
+    float *p;        /* scores^T [T][NR], then their exponentials as cells */
+    float *out;      /* y^T [width][NR] */
+    long width;      /* D rounded up to AR */
 };
 
-/* weights^T of NR queries from q0 on against keys < n, not yet normalised; 1/sum and log-sum-exp per lane */
-static void softmax_panel(const struct attention *w, const struct forward *f, long q0, long n, vf inverse[2],
-                          vf lse[2])
+/* Scores^T of NR queries from q0 on against n keys, masked; the largest of each lane. */
+static void scores_forward(const struct attention *w, const struct forward *f, long q0, long n, vf largest[2])
 {
-    vf largest[2] = {splat(-1e30f), splat(-1e30f)}, sum[2] = {{0}};
-
     for (long key = 0; key < n; key += AR) {
         vf acc[AR][2] = {{{0}}};
 
-        multiply_tile(AR, 2, acc, f->k + key * w->D, 1, AR, f->q + q0 * w->D, NR, w->D);
+        multiply_tile(AR, 2, acc, a_panel(f->k, w, key), 1, VW, f->q + q0 * w->d_cells, NR, w->d_cells);
         for (int i = 0; i < AR; i++)
             for (int v = 0; v < 2; v++) {
-                vf x = acc[i][v];
+                vf x = acc[i][v] * w->scale;
 
                 if (key + AR > q0)
                     x = choose(lanes_below(key + i - q0 - v * VW), splat(-1e30f), x);
@@ -112,14 +126,23 @@ static void softmax_panel(const struct attention *w, const struct forward *f, lo
                 store(f->p + (key + i) * NR + v * VW, x);
             }
     }
-    for (long key = 0; key < round_up(n, AR); key++)
-        for (int v = 0; v < 2; v++) {
-            float *at = f->p + key * NR + v * VW;
-            vf x = vexp(load(at) - largest[v]);
+}
 
-            store(at, x);
-            sum[v] += x;
-        }
+/* Exponentials of n keys' scores as cells, in place; 1/sum and log-sum-exp of each lane. */
+static void softmax_forward(const struct forward *f, long n, const vf largest[2], vf inverse[2], vf lse[2])
+{
+    vf sum[2] = {{0}};
+
+    for (long key = 0; key < n; key += STEP) {
+        vf e[STEP][2];
+
+        for (int i = 0; i < STEP; i++)
+            for (int v = 0; v < 2; v++) {
+                e[i][v] = vexp(load(f->p + (key + i) * NR + v * VW) - largest[v]);
+                sum[v] += e[i][v];
+            }
+        store_cells(f->p + key / STEP * NR, e[0], e[STEP - 1]);
+    }
     for (int v = 0; v < 2; v++) {
         inverse[v] = 1.0f / sum[v];
         lse[v] = largest[v] + vlog(sum[v]);
@@ -130,28 +153,28 @@ static void forward_unit(void *arg, long unit, int thread)
 {
     const struct attention *w = arg;
     long T = w->T, D = w->D, C = w->C, rows = round_up(T, NR), b = unit / w->H, h = unit % w->H;
-    const float *q = w->qkv + b * T * 3 * C + h * D;
+    const act_t *q = w->qkv + b * T * 3 * C + h * D;
     struct forward f = {.width = round_up(D, AR)};
 
     f.k = device_own(w->device, thread,
-                     (size_t) (rows * (2 * D + f.width + NR) + f.width * NR + VW + 4 * 16) * sizeof(float));
-    f.q = f.k + round_up(rows * D + VW, 16);
-    f.v = f.q + round_up(rows * D, 16);
-    f.p = f.v + round_up(rows * f.width, 16);
+                     (size_t) (rows * (2 * w->d_cells + f.width + NR) + f.width * NR + VW) * sizeof *f.k);
+    f.q = f.k + rows * w->d_cells;
+    f.p = f.q + rows * w->d_cells;
     f.out = f.p + rows * NR;
-    pack_panels(f.k, AR, q + C, 3 * C, w, rows, 1.0f);
-    pack_panels(f.q, NR, q, 3 * C, w, rows, w->scale);
-    copy_rows(f.v, f.width, q + 2 * C, 3 * C, w, rows);
+    f.v = f.out + f.width * NR;
+    pack_a_panels(f.k, q + C, 3 * C, w, rows);
+    pack_b_panels(f.q, q, 3 * C, w, rows);
+    pack_over_rows(f.v, f.width, q + 2 * C, 3 * C, w, T);
     for (long q0 = 0; q0 < T; q0 += NR) {
         long n = least(q0 + NR, T);
-        vf inverse[2], lse[2];
+        vf largest[2] = {splat(-1e30f), splat(-1e30f)}, inverse[2], lse[2];
 
-        softmax_panel(w, &f, q0, n, inverse, lse);
-        product_over_rows(f.out, f.v, f.width, f.p, n, inverse);
+        scores_forward(w, &f, q0, n, largest);
+        softmax_forward(&f, n, largest, inverse, lse);
+        product_over_rows(f.out, f.v, f.width, f.p, steps(n), inverse);
         write_transposed(w->y + (b * T + q0) * C + h * D, C, f.out, T - q0, D);
-        for (int v = 0; v < 2; v++)
-            if (q0 + v * VW < T)
-                store_n(w->lse + unit * T + q0 + v * VW, lse[v], T - q0 - v * VW);
+        for (long v = 0; v < 2 && q0 + v * VW < T; v++)
+            store_n(w->lse + unit * T + q0 + v * VW, lse[v], T - q0 - v * VW);
     }
 }
 
@@ -166,6 +189,7 @@ void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const
                           .C = C,
                           .H = H,
                           .D = C / H,
+                          .d_cells = steps(C / H),
                           .scale = 1.0f / sqrtf((float) (C / H))};
 
     pool_run(device->pool, (long) B * H, forward_unit, &w);
@@ -173,64 +197,65 @@ void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const
 
 /* ---- backward ---- */
 struct backward {
-    float *q, *dy;            /* panels of AR queries */
-    float *k, *v;             /* panels of NR keys, K scaled */
-    float *q_rows, *dy_rows;  /* [T][width] */
-    float *k_rows, *dq;       /* [T][lanes] */
-    float *p, *ds;            /* [T][NR]: of the queries from the panel's first key on */
-    float *out, *lse, *delta; /* delta = rowsum(dy * y) */
-    long width, lanes;        /* D rounded up to AR, to VW */
+    cell *q, *dy;           /* A panels of queries */
+    cell *k, *v;            /* B panels of keys */
+    cell *q_rows, *dy_rows; /* [T][width] */
+    cell *k_rows;           /* [T][lanes] */
+    cell *p, *ds;    /* P and dS [T][NR] of the queries from the panel's first key on, cells over queries */
+    cell *ds_rows;   /* dS [T][NR / STEP], cells over keys */
+    float *dq, *out; /* [T][lanes], [width][NR] */
+    float *lse, *delta; /* delta = rowsum(dy * y) */
+    long width, lanes;  /* D rounded up to AR, to VW */
 };
 
 /* P and dS of the NR keys from k0 on, for the queries from k0 on */
-static void scores_panel(const struct attention *w, const struct backward *g, long k0)
+static void scores_backward(const struct attention *w, const struct backward *g, long k0)
 {
-    long D = w->D;
-
     for (long q0 = k0; q0 < w->T; q0 += AR) {
         vf s[AR][2] = {{{0}}}, dp[AR][2] = {{{0}}};
 
-        multiply_tile(AR, 2, s, g->q + q0 * D, 1, AR, g->k + k0 * D, NR, D);
+        multiply_tile(AR, 2, s, a_panel(g->q, w, q0), 1, VW, g->k + k0 * w->d_cells, NR, w->d_cells);
         for (int i = 0; i < AR; i++)
             for (int v = 0; v < 2; v++) {
-                s[i][v] = vexp(s[i][v] - g->lse[q0 + i]);
+                s[i][v] = vexp(s[i][v] * w->scale - g->lse[q0 + i]);
                 if (q0 < k0 + NR)
                     s[i][v] = choose(lanes_below(q0 + i + 1 - k0 - v * VW), s[i][v], (vf){0});
-                store(g->p + (q0 - k0 + i) * NR + v * VW, s[i][v]);
             }
-        multiply_tile(AR, 2, dp, g->dy + q0 * D, 1, AR, g->v + k0 * D, NR, D);
+        for (int i = 0; i < AR; i += STEP)
+            store_cells(g->p + (q0 - k0 + i) / STEP * NR, s[i], s[i + STEP - 1]);
+        multiply_tile(AR, 2, dp, a_panel(g->dy, w, q0), 1, VW, g->v + k0 * w->d_cells, NR, w->d_cells);
         for (int i = 0; i < AR; i++)
             for (int v = 0; v < 2; v++)
-                store(g->ds + (q0 - k0 + i) * NR + v * VW,
-                      load(g->p + (q0 - k0 + i) * NR + v * VW) * (dp[i][v] - g->delta[q0 + i]) * w->scale);
+                dp[i][v] = s[i][v] * (dp[i][v] - g->delta[q0 + i]) * w->scale;
+        for (int i = 0; i < AR; i += STEP)
+            store_cells(g->ds + (q0 - k0 + i) / STEP * NR, dp[i], dp[i + STEP - 1]);
+#ifdef BF16
+        for (int i = 0; i < AR; i++)
+            store(g->ds_rows + (q0 - k0 + i) * VW, pair_row(dp[i][0], dp[i][1]));
+#endif
     }
 }
 
-inline_always void add_dq(int vectors, float *dq, const float *ds, const float *k_rows, long lanes)
+inline_always void add_dq(int vectors, float *dq, const cell *ds_rows, const cell *k_rows, long lanes)
 {
-    vf acc[AR][2];
+    vf acc[AR][vectors];
 
     for (int i = 0; i < AR; i++)
         for (int v = 0; v < vectors; v++)
             acc[i][v] = load(dq + i * lanes + v * VW);
-    if (vectors == 2)
-        multiply_tile(AR, 2, acc, ds, NR, 1, k_rows, lanes, NR);
-    else
-        for (long key = 0; key < NR; key++)
-            for (int i = 0; i < AR; i++)
-                acc[i][0] += ds[i * NR + key] * load(k_rows + key * lanes);
+    multiply_tile(AR, vectors, acc, ds_rows, NR / STEP, 1, k_rows, lanes, NR / STEP);
     for (int i = 0; i < AR; i++)
         for (int v = 0; v < vectors; v++)
             store(dq + i * lanes + v * VW, acc[i][v]);
 }
 
 /* dQ += dS K for the NR keys from k0 on */
-static void dq_panel(const struct attention *w, const struct backward *g, long k0)
+static void dq_backward(const struct attention *w, const struct backward *g, long k0)
 {
     for (long q0 = k0; q0 < w->T; q0 += AR)
         for (long d = 0; d < g->lanes; d += NR) {
             float *dq = g->dq + q0 * g->lanes + d;
-            const float *ds = g->ds + (q0 - k0) * NR, *k = g->k_rows + k0 * g->lanes + d;
+            const cell *ds = g->ds_rows + (q0 - k0) * (NR / STEP), *k = g->k_rows + k0 / STEP * g->lanes + d;
 
             if (g->lanes - d > VW)
                 add_dq(2, dq, ds, k, g->lanes);
@@ -240,42 +265,48 @@ static void dq_panel(const struct attention *w, const struct backward *g, long k
 }
 
 /* Places of a head's local arrays; returns how many floats they take. */
-static long place_backward(struct backward *g, float *base, long rows, long D)
+static long place_backward(struct backward *g, float *base, long rows, long d_cells)
 {
-    float **arrays[] = {&g->q,  &g->dy, &g->k,  &g->v,   &g->q_rows, &g->dy_rows, &g->k_rows,
-                        &g->dq, &g->p,  &g->ds, &g->out, &g->lse,    &g->delta};
-    long sizes[] = {rows * D + VW,
-                    rows * D + VW,
-                    rows * D,
-                    rows * D,
-                    rows * g->width,
-                    rows * g->width,
-                    rows * g->lanes,
-                    rows * g->lanes,
-                    rows * NR,
-                    rows * NR,
-                    g->width * NR,
-                    rows,
-                    rows};
+    const struct {
+        float **array;
+        long size;
+    } places[] = {
+        {&g->q, rows * d_cells},
+        {&g->dy, rows * d_cells},
+        {&g->k, rows * d_cells},
+        {&g->v, rows * d_cells},
+        {&g->p, rows * NR},
+        {&g->ds, rows * NR},
+        {&g->dq, rows * g->lanes},
+        {&g->out, g->width * NR},
+        {&g->lse, rows},
+        {&g->delta, rows},
+        {&g->q_rows, rows * g->width},
+        {&g->dy_rows, rows * g->width},
+        {&g->k_rows, rows * g->lanes},
+        {&g->ds_rows, STEP == 1 ? 0 : rows * VW},
+    };
     long used = 0;
 
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         if (base)
-            *arrays[i] = base + used;
-        used += round_up(sizes[i], 16);
+            *places[i].array = base + used;
+        used += round_up(places[i].size + VW, 16);
     }
+    if (STEP == 1)
+        g->ds_rows = g->ds;
     return used;
 }
 
 /* lse and delta of a head's rows; zero beyond T, where dy is zero too */
-static void row_statistics(const struct attention *w, const struct backward *g, long unit, const float *dy,
-                           const float *y, long rows)
+static void row_statistics(const struct attention *w, const struct backward *g, long unit, const act_t *dy,
+                           const act_t *y, long rows)
 {
     for (long t = 0; t < rows; t++) {
         vf sum = {0};
 
         for (long d = 0; t < w->T && d < w->D; d += VW)
-            sum += load_n(dy + t * w->C + d, w->D - d) * load_n(y + t * w->C + d, w->D - d);
+            sum += load_act_n(dy + t * w->C + d, w->D - d) * load_act_n(y + t * w->C + d, w->D - d);
         g->delta[t] = vsum(sum);
         g->lse[t] = t < w->T ? w->lse_in[unit * w->T + t] : 0.0f;
     }
@@ -285,32 +316,32 @@ static void backward_unit(void *arg, long unit, int thread)
 {
     const struct attention *w = arg;
     long T = w->T, D = w->D, C = w->C, rows = round_up(T, NR), b = unit / w->H, h = unit % w->H;
-    const float *q = w->qkv + b * T * 3 * C + h * D, *dy = w->dy + b * T * C + h * D;
-    float *dq = w->dqkv + b * T * 3 * C + h * D;
+    const act_t *q = w->qkv + b * T * 3 * C + h * D, *dy = w->dy + b * T * C + h * D;
+    act_t *dq = w->dqkv + b * T * 3 * C + h * D;
     struct backward g = {.width = round_up(D, AR), .lanes = round_up(D, VW)};
+    size_t size = (size_t) place_backward(&g, NULL, rows, w->d_cells) * sizeof(float);
 
-    place_backward(&g,
-                   device_own(w->device, thread, (size_t) place_backward(&g, NULL, rows, D) * sizeof(float)),
-                   rows, D);
-    pack_panels(g.q, AR, q, 3 * C, w, rows, 1.0f);
-    pack_panels(g.dy, AR, dy, C, w, rows, 1.0f);
-    pack_panels(g.k, NR, q + C, 3 * C, w, rows, w->scale);
-    pack_panels(g.v, NR, q + 2 * C, 3 * C, w, rows, 1.0f);
-    copy_rows(g.q_rows, g.width, q, 3 * C, w, rows);
-    copy_rows(g.dy_rows, g.width, dy, C, w, rows);
-    copy_rows(g.k_rows, g.lanes, q + C, 3 * C, w, rows);
+    place_backward(&g, device_own(w->device, thread, size), rows, w->d_cells);
+    pack_a_panels(g.q, q, 3 * C, w, rows);
+    pack_a_panels(g.dy, dy, C, w, rows);
+    pack_b_panels(g.k, q + C, 3 * C, w, rows);
+    pack_b_panels(g.v, q + 2 * C, 3 * C, w, rows);
+    pack_over_rows(g.q_rows, g.width, q, 3 * C, w, rows);
+    pack_over_rows(g.dy_rows, g.width, dy, C, w, rows);
+    pack_over_rows(g.k_rows, g.lanes, q + C, 3 * C, w, rows);
     memset(g.dq, 0, (size_t) (rows * g.lanes) * sizeof *g.dq);
     row_statistics(w, &g, unit, dy, w->y_in + b * T * C + h * D, rows);
     for (long k0 = 0; k0 < T; k0 += NR) {
-        scores_panel(w, &g, k0);
-        product_over_rows(g.out, g.dy_rows + k0 * g.width, g.width, g.p, T - k0, NULL);
+        scores_backward(w, &g, k0);
+        product_over_rows(g.out, g.dy_rows + k0 / STEP * g.width, g.width, g.p, steps(T - k0), NULL);
         write_transposed(dq + k0 * 3 * C + 2 * C, 3 * C, g.out, T - k0, D);
-        product_over_rows(g.out, g.q_rows + k0 * g.width, g.width, g.ds, T - k0, NULL);
+        product_over_rows(g.out, g.q_rows + k0 / STEP * g.width, g.width, g.ds, steps(T - k0), NULL);
         write_transposed(dq + k0 * 3 * C + C, 3 * C, g.out, T - k0, D);
-        dq_panel(w, &g, k0);
+        dq_backward(w, &g, k0);
     }
     for (long t = 0; t < T; t++)
-        memcpy(dq + t * 3 * C, g.dq + t * g.lanes, (size_t) D * sizeof *dq);
+        for (long d = 0; d < D; d += VW)
+            store_act_n(dq + t * 3 * C + d, load(g.dq + t * g.lanes + d), D - d);
 }
 
 void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *dy, const act *y,
@@ -326,6 +357,7 @@ void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *d
                           .C = C,
                           .H = H,
                           .D = C / H,
+                          .d_cells = steps(C / H),
                           .scale = 1.0f / sqrtf((float) (C / H))};
 
     pool_run(device->pool, (long) B * H, backward_unit, &w);
@@ -334,8 +366,8 @@ void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *d
 /* ---- decoding: the roof is the memory that holds the caches ---- */
 struct decode {
     struct device *device;
-    float *y;
-    const float *k, *v, *q;
+    act_t *y;
+    const act_t *k, *v, *q;
     long n, C, D; /* n: positions so far, this one included */
 };
 
@@ -351,7 +383,7 @@ static void decode_unit(void *arg, long head, int thread)
         vf dot = {0};
 
         for (long d = 0; d < D; d += VW)
-            dot += load_n(w->q + at + d, D - d) * load_n(w->k + t * w->C + at + d, D - d);
+            dot += load_act_n(w->q + at + d, D - d) * load_act_n(w->k + t * w->C + at + d, D - d);
         p[t] = vsum(dot) * scale;
         largest = p[t] > largest || p[t] != p[t] ? p[t] : largest;
     }
@@ -363,16 +395,16 @@ static void decode_unit(void *arg, long head, int thread)
         vf y = {0};
 
         for (long t = 0; t < w->n; t++)
-            y += p[t] * load_n(w->v + t * w->C + at + d, D - d);
-        store_n(w->y + at + d, y / sum, D - d);
+            y += p[t] * load_act_n(w->v + t * w->C + at + d, D - d);
+        store_act_n(w->y + at + d, y / sum, D - d);
     }
 }
 
 void ISA_NAME(attention_decode)(struct device *device, act *y, act *k_cache, act *v_cache, const act *qkv,
                                 int position, int C, int H)
 {
-    const float *q = qkv;
-    float *k = k_cache, *v = v_cache;
+    const act_t *q = qkv;
+    act_t *k = k_cache, *v = v_cache;
 
     memcpy(k + (size_t) position * C, q + C, (size_t) C * sizeof *k);
     memcpy(v + (size_t) position * C, q + 2 * C, (size_t) C * sizeof *v);

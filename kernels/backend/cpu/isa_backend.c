@@ -2,9 +2,9 @@
 #include "isa.h"
 
 const struct backend ISA_NAME(cpu_backend) = {
-    .name = QUOTE(ISA),
-    .precision = "float32",
-    .act_size = sizeof(float),
+    .name = ISA_FAMILY,
+    .precision = STEP == 2 ? "bf16" : "float32",
+    .act_size = sizeof(act_t),
     .open = cpu_open,
     .close = cpu_close,
     .set_threads = cpu_set_threads,

@@ -68,7 +68,7 @@ void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real
     logits = device_shared(device, SCRATCH_LOGITS, (size_t) (block * ld) * sizeof *logits);
     for (long row = 0; row < rows; row += block) {
         long n = rows - row < block ? rows - row : block;
-        const float *input = (const float *) x + row * C;
+        const void *input = element(x, false, row * C);
         struct head w = {.logits = logits,
                          .losses = losses + row,
                          .targets = targets + row,
@@ -82,13 +82,10 @@ void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real
         (device, &(struct product){.M = n,
                                    .N = V,
                                    .K = C,
-                                   .a = input,
-                                   .a_row = C,
-                                   .a_col = 1,
-                                   .b = wte,
-                                   .b_row = 1,
-                                   .b_col = C,
+                                   .a = {input, false, C, 1},
+                                   .b = {wte, true, 1, C},
                                    .c = logits,
+                                   .c_real = true,
                                    .c_row = ld});
         pool_run(device->pool, (n + ROWS_A_UNIT - 1) / ROWS_A_UNIT, softmax_unit, &w);
         if (!dx)
@@ -97,25 +94,19 @@ void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real
         (device, &(struct product){.M = n,
                                    .N = C,
                                    .K = V,
-                                   .a = logits,
-                                   .a_row = ld,
-                                   .a_col = 1,
-                                   .b = wte,
-                                   .b_row = C,
-                                   .b_col = 1,
+                                   .a = {logits, true, ld, 1},
+                                   .b = {wte, true, C, 1},
                                    .c = dx + row * C,
+                                   .c_real = true,
                                    .c_row = C});
         ISA_NAME(product)
         (device, &(struct product){.M = V,
                                    .N = C,
                                    .K = n,
-                                   .a = logits,
-                                   .a_row = 1,
-                                   .a_col = ld,
-                                   .b = input,
-                                   .b_row = C,
-                                   .b_col = 1,
+                                   .a = {logits, true, 1, ld},
+                                   .b = {input, false, C, 1},
                                    .c = dwte,
+                                   .c_real = true,
                                    .c_row = C,
                                    .accumulate = true});
     }

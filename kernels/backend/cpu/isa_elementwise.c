@@ -8,11 +8,6 @@
 #define ROWS_A_UNIT     32
 #define ELEMENTS_A_UNIT 16384
 
-inline_always long least(long a, long b)
-{
-    return a < b ? a : b;
-}
-
 /* ---- embeddings ---- */
 struct embedding {
     float *x, *dwte, *dwpe;
@@ -76,7 +71,8 @@ void ISA_NAME(embedding_backward)(struct device *device, real *dwte, real *dwpe,
 
 /* ---- layer norm ---- */
 struct layernorm {
-    float *y, *mean, *rstd, *x, *dx, *partial, *dgamma, *dbeta;
+    act_t *y;
+    float *mean, *rstd, *x, *dx, *partial, *dgamma, *dbeta;
     const float *branch, *gamma, *beta, *dy, *x_in, *mean_in, *rstd_in;
     long rows, C, chunks;
 };
@@ -88,7 +84,7 @@ static void layernorm_forward_unit(void *arg, long unit, int thread)
 
     (void) thread;
     for (long row = unit * ROWS_A_UNIT; row < end; row++) {
-        float *x = l->x + row * C, *y = l->y + row * C;
+        float *x = l->x + row * C;
         vf sum = {0}, squares = {0};
 
         for (long c = 0; c < C; c += VW) {
@@ -112,7 +108,7 @@ static void layernorm_forward_unit(void *arg, long unit, int thread)
         for (long c = 0; c < C; c += VW) {
             vf normed = (load_n(x + c, C - c) - mean) * rstd * load_n(l->gamma + c, C - c);
 
-            store_n(y + c, l->beta ? normed + load_n(l->beta + c, C - c) : normed, C - c);
+            store_act_n(l->y + row * C + c, l->beta ? normed + load_n(l->beta + c, C - c) : normed, C - c);
         }
         l->mean[row] = mean;
         l->rstd[row] = rstd;
@@ -212,8 +208,11 @@ void ISA_NAME(layernorm_backward)(struct device *device, real *dx, real *dgamma,
 /* ---- flat arrays ---- */
 void ISA_NAME(act_to_real)(struct device *device, real *out, const act *in, size_t n)
 {
+    const act_t *from = in;
+
     (void) device;
-    memcpy(out, in, n * sizeof *out);
+    for (long i = 0; i < (long) n; i += VW)
+        store_n(out + i, load_act_n(from + i, (long) n - i), (long) n - i);
 }
 
 struct squares {
