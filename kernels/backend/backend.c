@@ -9,12 +9,13 @@
 
 int backend_list(const struct backend *list[BACKEND_MOST])
 {
-    static const char *const isas[] = {"portable", "avx2", "avx512"};
+    static const char *const isas[] = {"portable", "avx2", "avx512"}, *const precisions[] = {"float32",
+                                                                                             "bf16"};
     int count = 0;
 
     list[count++] = &reference_backend;
-    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
-        if ((list[count] = cpu_backend(isas[i], "float32")))
+    for (int i = 0; i < 6; i++)
+        if ((list[count] = cpu_backend(isas[i / 2], precisions[i % 2])))
             count++;
     return count;
 }
