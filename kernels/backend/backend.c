@@ -5,7 +5,16 @@
 #include "reference.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+static void say_and_exit(const char *message)
+{
+    fprintf(stderr, "%s\n", message);
+    exit(EXIT_FAILURE);
+}
+
+void (*backend_no_memory)(const char *message) = say_and_exit;
 
 int backend_list(const struct backend *list[BACKEND_MOST])
 {

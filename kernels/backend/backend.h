@@ -114,5 +114,10 @@ const struct backend *backend_find(const char *device, const char *isa, const ch
                                    size_t message_size);
 /* The best instruction set that this machine runs: what isa = "" resolves to on the CPU. */
 const char *backend_cpu_isa(void);
+/*
+ * Where an operation goes that finds no memory for its scratch; does not return.  Says so on stderr and exits
+ * 1 unless the program sets another; may be called on any of the device's threads.
+ */
+extern void (*backend_no_memory)(const char *message);
 
 #endif

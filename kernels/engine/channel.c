@@ -98,11 +98,16 @@ void engine_send(struct engine *e, enum tlaw_message type, const void *message)
 void engine_send_checkpoint(struct engine *e, const char *kind, int64_t step, const void *data, size_t size)
 {
     unsigned char digest[SHA256_SIZE];
+    size_t first_chunk = size < TLAW_CHUNK_SIZE ? size : TLAW_CHUNK_SIZE;
     struct tlaw_checkpoint_message checkpoint = {
         .step = step, .bytes = (int64_t) size, .sha256 = {digest, sizeof digest}};
 
     if (!EVP_Digest(data, size, digest, NULL, EVP_sha256(), NULL))
         engine_fail(e, "internal", "SHA-256 is not available");
+    /* room for the largest frame now, so that no ERROR comes between the announcement and its bytes */
+    e->out.size = 0;
+    if (tlaw_wire_encode(&e->out, TLAW_CHUNK, &(struct tlaw_chunk_message){{data, first_chunk}}))
+        engine_fail(e, "memory", "no memory to send a checkpoint of %zu bytes", size);
     snprintf(checkpoint.kind, sizeof checkpoint.kind, "%s", kind);
     engine_send(e, TLAW_CHECKPOINT, &checkpoint);
     for (size_t at = 0; at < size; at += TLAW_CHUNK_SIZE) {

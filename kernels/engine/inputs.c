@@ -50,6 +50,13 @@ void engine_check_spec(struct engine *e, const struct tlaw_spec *spec, int64_t t
 
 /* ---- device ---- */
 
+static struct engine *out_of_memory; /* who reports it: backend_no_memory takes no argument */
+
+static void report_no_memory(const char *message)
+{
+    engine_fail(out_of_memory, "memory", "%s", message);
+}
+
 void engine_open_device(struct engine *e, const struct tlaw_spec *spec, int64_t threads)
 {
     const char *isa = spec->isa[0] ? spec->isa : backend_cpu_isa();
@@ -60,6 +67,8 @@ void engine_open_device(struct engine *e, const struct tlaw_spec *spec, int64_t 
     if (!e->backend)
         engine_fail(e, "input", "%s", message);
     e->threads = (int) threads;
+    out_of_memory = e;
+    backend_no_memory = report_no_memory;
     errno = 0;
     e->device = e->backend->open(e->threads, message, sizeof message);
     if (!e->device)

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from engine_driver import Engine, Failed, Gone, encode, freeze, spec  # noqa: E402
+from engine_driver import ENGINE, Engine, Failed, Gone, encode, freeze, spec  # noqa: E402
 
 checks = 0
 failures = 0
@@ -211,6 +211,33 @@ def test_refusals(tokens):
         refused("input", "", junk, "TRAIN", spec=spec(), threads=1)
 
 
+def test_memory(tokens):
+    """Too little memory, wherever it is met, is an ERROR; the engine needs no more than it says."""
+    with Engine() as engine:
+        engine.send("PROBE")
+        isa = next(got for _, got in engine.messages())["isa"]
+    big = spec(isa=isa, d_model=128, n_layer=4, context_length=32, batch_size=8, micro_batch=8, steps=4)
+    with Engine() as engine:
+        engine.send("ESTIMATE", spec=big, threads=2)
+        needed = next(got for _, got in engine.messages())["memory"]
+    ends = []
+    for kilobytes in (2000, 10000, 20000, 26000, 32000, 38000, 44000, 130000):
+        command = ["/bin/sh", "-c", "ulimit -d %d; exec '%s'" % (kilobytes, ENGINE)]
+        with Engine(tokens, command=command) as engine:
+            engine.send("TRAIN", spec=big, threads=2, checkpoint_seconds=0)
+            try:
+                for _ in engine.messages():
+                    pass
+                ends.append("done")
+            except Failed as error:
+                ends.append(error.code if engine.wait() == 1 else "status %d" % engine.status)
+    ok(ends[0] == "memory" and ends[-1] == "done" and set(ends) <= {"memory", "done"}, "memory: without enough of it: %s" % ends)
+    run = Run(tokens, big, threads=2, checkpoint_seconds=0, memory_limit=needed)
+    ok(run.result["peak_memory"] <= needed, "memory: estimated %d, used %d" % (needed, run.result["peak_memory"]))
+    again = Run(tokens, big, threads=2, checkpoint_seconds=0, memory_limit=needed, state=run.states[2])
+    ok(again.bits() == run.bits(after=2), "memory: a resumed run has enough, too")
+
+
 def test_protocol(tokens):
     refused("protocol", "expected a job", tokens, "THREADS", threads=2)
     refused("protocol", "expected a job", tokens, "DONE")
@@ -222,7 +249,7 @@ def test_protocol(tokens):
     refused("protocol", "malformed message", tokens, "PROBE", b"GET / HTTP/1.1\r\n\r\n" * 2)
     rng, statuses = random.Random(5), set()
     whole = encode("TRAIN", spec=spec(steps=1), threads=1)
-    for _ in range(int(os.environ.get("TLAW_FUZZ", 60))):
+    for _ in range(60):
         frame = bytearray(whole)
         for _ in range(rng.randint(1, 6)):
             frame[rng.randrange(len(frame))] = rng.choice((0, 255, rng.randrange(256)))
@@ -231,7 +258,7 @@ def test_protocol(tokens):
             time.sleep(0.01)
         statuses.add(engine.status)
     ok(statuses <= {0, 1}, "protocol: mutated requests end with status 0 or 1: %s" % statuses)
-    with Engine(command=["/bin/sh", "-c", "exec 3</dev/null; exec '%s'" % __import__("engine_driver").ENGINE]) as e:
+    with Engine(command=["/bin/sh", "-c", "exec 3</dev/null; exec '%s'" % ENGINE]) as e:
         ok(e.wait() == 2 and "socket" in e.last_words(), "protocol: without a socket it says so and exits 2")
 
 
@@ -438,6 +465,7 @@ def main():
     test_same_bits(tokens, run)
     test_resume(tokens, run)
     test_refusals(tokens)
+    test_memory(tokens)
     test_protocol(tokens)
     test_orphans(tokens)
     test_evaluate(tokens, run)

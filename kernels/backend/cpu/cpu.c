@@ -73,8 +73,10 @@ static void *grow(struct buffer *buffer, size_t bytes)
         free(buffer->memory);
         buffer->memory = allocate(bytes);
         if (!buffer->memory) {
-            fprintf(stderr, "out of memory: %zu bytes of scratch for the CPU backend\n", bytes);
-            exit(EXIT_FAILURE);
+            char message[128];
+
+            snprintf(message, sizeof message, "no memory for %zu bytes of scratch of the CPU backend", bytes);
+            backend_no_memory(message);
         }
         buffer->size = bytes;
     }
