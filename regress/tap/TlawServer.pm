@@ -1,0 +1,198 @@
+# A PostgreSQL server of a test's own, with this build of tlaw (TLAW_STAGE, see regress/server.sh) and a small corpus 'c';
+# what the tests of the queue do to it and see of it.  Everything is stopped and removed when the test ends.
+package TlawServer;
+use strict;
+use warnings;
+use Exporter 'import';
+use File::Temp qw(tempdir);
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(wait_for slurp processes);
+
+my $bin = `pg_config --bindir`;
+my $library = `pg_config --pkglibdir`;
+chomp($bin, $library);
+my @running;
+
+# ---- processes ----
+
+sub slurp {
+    open my $file, '<', $_[0] or return '';
+    local $/;
+    return scalar(<$file>) // '';
+}
+
+# The value of a condition once it is true; '' when it has not become true after so many seconds.
+sub wait_for {
+    my ($condition, $seconds) = @_;
+    my $until = time + ($seconds // 30);
+    my $value;
+    until ($value = $condition->()) {
+        return '' if time > $until;
+        sleep 0.02;
+    }
+    return $value;
+}
+
+# Children of a process whose name and state match: [pid, name, state].
+sub processes {
+    my ($parent) = @_;
+    my @found;
+    for my $stat (map { slurp($_) } glob '/proc/[0-9]*/stat') {
+        push @found, [$1, $2, $3] if $stat =~ /^(\d+) \((.*)\) (\S) (\d+)/s && $4 == $parent;
+    }
+    return @found;
+}
+
+sub as_owner { return $> == 0 ? ('runuser', '-u', 'postgres', '--', 'env', '-C', '/', @_) : @_; }
+
+# ---- the server ----
+
+# TlawServer->new('name=value', ...): settings.
+sub new {
+    my ($class, @settings) = @_;
+    die "TLAW_STAGE is not set: run this test with regress/server.sh\n" unless $ENV{TLAW_STAGE};
+    my $dir = tempdir('/tmp/tlaw_test.XXXXXX', CLEANUP => 1);
+    my $self = bless { dir => $dir, data => "$dir/data", settings => \@settings }, $class;
+    mkdir $self->{data};
+    chmod 0755, $dir;
+    if ($> == 0) {
+        my ($uid, $gid) = (getpwnam 'postgres')[2, 3];
+        chown $uid, $gid, $dir, $self->{data};
+    }
+    $self->command("$bin/initdb", '-D', $self->{data}, qw(-U postgres -A trust --locale=C.UTF-8 --encoding=UTF8 -N));
+    open my $conf, '>>', "$self->{data}/postgresql.conf" or die $!;
+    print $conf "$_\n" for "listen_addresses = ''", "unix_socket_directories = '$dir'", 'fsync = off',
+        "extension_destdir = '$ENV{TLAW_STAGE}'", "dynamic_library_path = '$ENV{TLAW_STAGE}$library:\$libdir'",
+        'max_prepared_transactions = 4', @settings;
+    close $conf;
+    push @running, $self;
+    return $self->start;
+}
+
+sub command {
+    my ($self, @command) = @_;
+    my $pid = fork // die $!;
+    if ($pid == 0) {
+        open STDOUT, '>>', "$self->{dir}/out";
+        open STDERR, '>&', \*STDOUT;
+        exec as_owner(@command) or exit 127;
+    }
+    waitpid $pid, 0;
+    die "@command failed:\n" . slurp("$self->{dir}/out") . slurp("$self->{dir}/log") if $?;
+    return;
+}
+
+sub start {
+    my ($self) = @_;
+    $self->command("$bin/pg_ctl", '-D', $self->{data}, '-l', "$self->{dir}/log", '-w', 'start');
+    return $self;
+}
+
+sub stop {
+    my ($self, $mode) = @_;
+    $self->command("$bin/pg_ctl", '-D', $self->{data}, '-m', $mode // 'fast', '-w', 'stop') if $self->postmaster;
+    return $self;
+}
+
+sub set {
+    my ($self, @settings) = @_;
+    open my $conf, '>>', "$self->{data}/postgresql.conf" or die $!;
+    print $conf "$_\n" for @settings;
+    close $conf;
+    kill HUP => $self->postmaster;
+    return;
+}
+
+sub postmaster {
+    my ($self) = @_;
+    return slurp("$self->{data}/postmaster.pid") =~ /^(\d+)/ ? $1 : 0;
+}
+
+sub log_text { return slurp("$_[0]{dir}/log"); }
+
+sub workers { return map { $_->[0] } grep { slurp("/proc/$_->[0]/cmdline") =~ /tlaw worker/ } processes($_[0]->postmaster); }
+
+# Engines at work: children of the workers, dead ones not counted.
+sub engines {
+    my ($self) = @_;
+    return map { $_->[0] } grep { $_->[1] eq 'tlaw_engine' && $_->[2] ne 'Z' } map { processes($_) } $self->workers;
+}
+
+# Every engine on the machine that runs the staged program, whoever its parent is.
+sub stray_engines { return grep { (readlink("/proc/$_/exe") // '') =~ /^\Q$ENV{TLAW_STAGE}\E/ } map { m{(\d+)$} } glob '/proc/[0-9]*'; }
+
+# ---- SQL ----
+
+sub psql {
+    my ($self, $database) = @_;
+    return ("$bin/psql", '-qAtX', '-v', 'ON_ERROR_STOP=1', '-h', $self->{dir}, '-U', 'postgres', '-d', $database // 'postgres');
+}
+
+# What a query prints, errors and notices included.
+sub sql {
+    my ($self, $sql, $database) = @_;
+    my $pid = open(my $out, '-|') // die $!;
+    if ($pid == 0) {
+        open STDERR, '>&', \*STDOUT;
+        $ENV{PGOPTIONS} = '-c statement_timeout=120s';
+        exec $self->psql($database), map { ('-c', $_) } ref $sql ? @$sql : $sql or exit 127;
+    }
+    my $text = join '', <$out>;
+    close $out;
+    chomp $text;
+    return $text;
+}
+
+# Starts a session in the background; its output is in the file that is returned with its pid.
+sub background {
+    my ($self, $sql, $database) = @_;
+    my $file = "$self->{dir}/background." . ++$self->{sessions};
+    my $pid = fork // die $!;
+    if ($pid == 0) {
+        open STDOUT, '>', $file;
+        open STDERR, '>&', \*STDOUT;
+        exec $self->psql($database), '-c', $sql or exit 127;
+    }
+    return ($pid, $file);
+}
+
+# tlaw, and 400 documents of random words as corpus 'c' (about 240,000 bytes).
+sub corpus {
+    my ($self, $database) = @_;
+    return $self->sql([
+        'CREATE EXTENSION tlaw',
+        q{CREATE TABLE t AS SELECT string_agg(md5((i * 1000 + j)::text), ' ') AS body
+            FROM generate_series(1, 400) i, generate_series(1, 20) j GROUP BY i},
+        q{SELECT tlaw_create_corpus('t', 'body', 'c')} ], $database);
+}
+
+# The arguments of a tiny run of so many steps (some 20,000 a second).
+sub tiny { return "'c', n_layer => 1, d_model => 16, context_length => 16, batch_size => 4, eval_tokens => 500, steps => $_[1]"; }
+
+# Everything that a run measured, but its times, as one string: equal strings are equal bits.
+sub bits {
+    my ($self, $run) = @_;
+    return $self->sql(qq{
+        SELECT concat_ws(' ', r.status, r.train_loss, r.val_loss, r.val_loss_min, r.val_loss_last, r.best_step, r.test_loss,
+               r.test_loss_se, r.bits_per_byte, (SELECT encode(sha256, 'hex') FROM tlaw_checkpoint k WHERE k.run_id = r.run_id AND kind = 'model'),
+               (SELECT md5(string_agg(concat_ws(',', step, tokens_seen, train_loss, val_loss, learning_rate, grad_norm), ';' ORDER BY step))
+                  FROM tlaw_run_loss l WHERE l.run_id = r.run_id), md5(d::text))
+          FROM tlaw_run r LEFT JOIN (SELECT run_id, loss_sum::text AS d FROM tlaw_run_document_loss) d USING (run_id) WHERE run_id = $run});
+}
+
+sub status { my ($self, $run) = @_; return $self->sql("SELECT status FROM tlaw_run WHERE run_id = $run"); }
+
+# Whether the run trains by now: an engine works on it, beyond its first steps.
+sub training {
+    my ($self, $run) = @_;
+    return wait_for(sub { $self->sql("SELECT engine_pid FROM tlaw_progress WHERE run_id = $run AND phase = 'train' AND step > 0") });
+}
+
+END {
+    my $status = $?;
+    for my $self (@running) { eval { $self->stop('immediate') }; }
+    $? = $status;
+}
+
+1;
