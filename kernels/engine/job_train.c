@@ -62,10 +62,12 @@ static void report_progress(struct run *r)
         r->validate_seconds * (double) r->e->corpus.header->tokens[PART_TEST] / (double) s->eval_tokens;
     struct tlaw_progress_message progress = {.step = step, .total = s->steps, .loss = r->loss};
 
-    if (r->step_seconds > 0)
-        progress.tokens_per_second = (double) (s->batch_size * s->context_length) / r->step_seconds;
-    progress.seconds_left = (double) (s->steps - step) * r->step_seconds +
-                            validations_left(s, step) * r->validate_seconds + test_seconds;
+    progress.tokens_per_second =
+        r->step_seconds > 0 ? (double) (s->batch_size * s->context_length) / r->step_seconds : NAN;
+    progress.seconds_left = r->step_seconds > 0
+                                ? (double) (s->steps - step) * r->step_seconds +
+                                      validations_left(s, step) * r->validate_seconds + test_seconds
+                                : NAN;
     snprintf(progress.phase, sizeof progress.phase, "%s", r->phase);
     engine_progress(r->e, &progress);
 }
@@ -305,7 +307,7 @@ static void limit_memory(struct engine *e, const struct tlaw_spec *spec, int64_t
 void job_train(struct engine *e, const union tlaw_any_message *request)
 {
     const struct tlaw_train_message *m = &request->train;
-    struct run r = {.e = e, .spec = m->spec, .phase = "train"};
+    struct run r = {.e = e, .spec = m->spec, .phase = "train", .loss = NAN};
     unsigned char *state = NULL;
     char message[TLAW_TEXT_SIZE];
 

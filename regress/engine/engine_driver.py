@@ -1,6 +1,6 @@
-"""Drives tlaw_engine without PostgreSQL: starts it as the extension does and speaks the wire over a socket pair.
+"""Drives tlaw_engine without PostgreSQL: starts it as the extension does and speaks the wire.
 
-The messages and their fields are read from kernels/engine/wire.h and spec.h, so that there is one list of them.
+Messages and their fields are read from kernels/engine/wire.h and spec.h, so that there is one list of them.
 Python 3, standard library only.
 """
 
@@ -163,7 +163,7 @@ class Engine:
         return name, decode(name, self._exactly(size, timeout))
 
     def messages(self, timeout=60):
-        """Yields (name, fields) up to DONE and exit status 0; CHUNKs are joined into the CHECKPOINT that announced them."""
+        """Yields (name, fields) up to DONE and exit status 0; CHUNKs are joined into their CHECKPOINT."""
         while True:
             name, values = self.receive(timeout)
             if name == "ERROR":
@@ -231,7 +231,7 @@ def spec(**values):
 
 
 def freeze(documents, tokenizer="bytes", definition=b"", **options):
-    """Freezes byte strings, or (group, bytes) pairs; returns the token file, open for reading, and FROZEN's fields."""
+    """Freezes byte strings, or (group, bytes) pairs; returns the token file, open, and FROZEN's fields."""
     values = dict(validation_fraction=0.2, test_fraction=0.2, split_seed=0, threads=1)
     values.update(options)
     tokens, spool = tempfile.TemporaryFile(), tempfile.TemporaryFile()
