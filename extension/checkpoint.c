@@ -83,10 +83,11 @@ static bool read_header(int64 run_id, const char *kind, struct header *header)
 }
 
 /*
- * Passes every chunk in order to engine_send_chunks (engine may be NULL: only checks).  Whether length and
- * sha256 are the header's.
+ * Passes every chunk in order to the engine, or copies it into a block of header->bytes bytes (both may be
+ * NULL: only checks).  Whether length and sha256 are the header's.
  */
-static bool read_chunks(struct engine *engine, int64 run_id, const char *kind, const struct header *header)
+static bool read_chunks(struct engine *engine, char *into, int64 run_id, const char *kind,
+                        const struct header *header)
 {
     MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "tlaw chunk", ALLOCSET_DEFAULT_SIZES);
     char *sql = tlaw_sql("SELECT data FROM @.tlaw_checkpoint_chunk"
@@ -114,6 +115,8 @@ static bool read_chunks(struct engine *engine, int64 run_id, const char *kind, c
         }
         data = DatumGetByteaPP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
         hash_add(hash, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data));
+        if (into != NULL && bytes + VARSIZE_ANY_EXHDR(data) <= header->bytes)
+            memcpy(into + bytes, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data));
         bytes += VARSIZE_ANY_EXHDR(data);
         if (engine != NULL)
             engine_send_chunks(engine, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data));
@@ -148,12 +151,13 @@ bool checkpoint_intact(int64 run_id, const char *kind)
     bool intact;
 
     tlaw_begin(&session);
-    intact = read_header(run_id, kind, &header) && read_chunks(NULL, run_id, kind, &header);
+    intact = read_header(run_id, kind, &header) && read_chunks(NULL, NULL, run_id, kind, &header);
     tlaw_end(&session);
     return intact;
 }
 
-void checkpoint_send(struct engine *engine, int64 run_id, const char *kind)
+/* Sends or copies a checkpoint; an error when there is none or it is damaged. */
+static void take_checkpoint(struct engine *engine, char *into, int64 size, int64 run_id, const char *kind)
 {
     struct tlaw_session session;
     struct header header;
@@ -162,12 +166,22 @@ void checkpoint_send(struct engine *engine, int64 run_id, const char *kind)
     if (!read_header(run_id, kind, &header))
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                         errmsg("run " INT64_FORMAT " has no checkpoint of kind \"%s\"", run_id, kind)));
-    if (!read_chunks(engine, run_id, kind, &header))
+    if ((into != NULL && header.bytes != size) || !read_chunks(engine, into, run_id, kind, &header))
         ereport(ERROR,
                 (errcode(ERRCODE_DATA_CORRUPTED),
                  errmsg("the checkpoint of kind \"%s\" of run " INT64_FORMAT " is damaged", kind, run_id),
                  errdetail("Its length or sha256 is not what was stored with it.")));
     tlaw_end(&session);
+}
+
+void checkpoint_send(struct engine *engine, int64 run_id, const char *kind)
+{
+    take_checkpoint(engine, NULL, 0, run_id, kind);
+}
+
+void checkpoint_read(int64 run_id, const char *kind, char *into, int64 bytes)
+{
+    take_checkpoint(NULL, into, bytes, run_id, kind);
 }
 
 /* ---- writing ---- */

@@ -17,6 +17,9 @@ extern bool checkpoint_find(int64 run_id, const char *kind, int64 *step, int64 *
  */
 extern void checkpoint_send(struct engine *engine, int64 run_id, const char *kind);
 
+/* Copies the checkpoint into a block of as many bytes as checkpoint_find said; errors as checkpoint_send. */
+extern void checkpoint_read(int64 run_id, const char *kind, char *into, int64 bytes);
+
 /* Whether all of its bytes are there and have the stored sha256. */
 extern bool checkpoint_intact(int64 run_id, const char *kind);
 extern void checkpoint_drop(int64 run_id, const char *kind);
