@@ -46,6 +46,46 @@ static int compare_rows(const void *left, const void *right)
     return (a->weight > b->weight) - (a->weight < b->weight);
 }
 
+/*
+ * Copies rows to sorted in the order of compare_rows: radix sort by the first variable (the bits of positive doubles
+ * order like integers), then each group of equal ones.
+ */
+static void sort_rows(const struct tlaw_host *host, const struct tlaw_row *rows, size_t n, struct tlaw_row *sorted)
+{
+    enum { BITS = 11, BUCKETS = 1 << BITS };
+    struct key {
+        uint64_t bits;
+        size_t row;
+    } *from = host->allocate(host->argument, sizeof *from * (n + 1)),
+      *to = host->allocate(host->argument, sizeof *to * (n + 1));
+
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&from[i].bits, &rows[i].x[0], sizeof from[i].bits);
+        from[i].row = i;
+    }
+    for (int shift = 0; shift < 64; shift += BITS) {
+        size_t start[BUCKETS + 1] = {0};
+        for (size_t i = 0; i < n; i++)
+            start[(from[i].bits >> shift) % BUCKETS + 1]++;
+        for (int b = 0; b < BUCKETS; b++)
+            start[b + 1] += start[b];
+        for (size_t i = 0; i < n; i++)
+            to[start[(from[i].bits >> shift) % BUCKETS]++] = from[i];
+        struct key *swap = from;
+        from = to;
+        to = swap;
+        host->breathe(host->argument);
+    }
+    for (size_t i = 0; i < n; i++)
+        sorted[i] = rows[from[i].row];
+    for (size_t i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && sorted[end].x[0] == sorted[i].x[0]; end++)
+            ;
+        if (end - i > 1)
+            qsort(sorted + i, end - i, sizeof *sorted, compare_rows);
+    }
+}
+
 struct label {
     int64_t cluster;
     size_t row;
@@ -62,7 +102,7 @@ static int compare_labels(const void *left, const void *right)
 /* Numbers the clusters 0, 1, ...; rows without one get their own number. */
 static void number_clusters(const struct tlaw_host *host, const struct tlaw_row *rows, struct tlaw_data *data)
 {
-    struct label *labels = host->allocate(host->argument, sizeof *labels * data->n);
+    struct label *labels = host->allocate(host->argument, sizeof *labels * (data->n + 1));
     size_t n_labels = 0;
     for (size_t i = 0; i < data->n; i++)
         if (rows[i].clustered)
@@ -112,16 +152,12 @@ struct tlaw_data *tlaw_fit_data(const struct tlaw_host *host, const struct tlaw_
     struct tlaw_row *sorted = host->allocate(host->argument, sizeof *sorted * (n + 1));
 
     memset(data, 0, sizeof *data);
-    memcpy(sorted, rows, sizeof *sorted * n);
     data->form = form;
     data->n = n;
-    for (size_t i = 0; i < n; i++) {
-        if (!check_row(info, &sorted[i], message))
+    for (size_t i = 0; i < n; i++)
+        if (!check_row(info, &rows[i], message))
             return NULL;
-        for (int v = info->n_variables; v < TLAW_MAX_VARIABLES; v++)
-            sorted[i].x[v] = 0;
-    }
-    qsort(sorted, n, sizeof *sorted, compare_rows);
+    sort_rows(host, rows, n, sorted);
     host->breathe(host->argument);
     data->x = host->allocate(host->argument, sizeof *data->x * (n + 1));
     data->loss = host->allocate(host->argument, sizeof(double) * (n + 1));
@@ -187,28 +223,23 @@ void tlaw_fit_problem(const struct tlaw_host *host, const struct tlaw_data *data
 
 /* ---- what can be identified ---- */
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *) left, b = *(const double *) right;
-    return (a > b) - (a < b);
-}
-
 /* Number of distinct values of a variable (or of the loss, v < 0) among the rows with weight, up to `enough`. */
-static int distinct_values(const struct tlaw_host *host, const struct tlaw_data *data, int v, int enough)
+static int distinct_values(const struct tlaw_data *data, int v, int enough)
 {
-    double *values = host->allocate(host->argument, sizeof(double) * (data->n + 1));
-    size_t n = 0;
+    double seen[8];
     int distinct = 0;
-    for (size_t i = 0; i < data->n; i++)
-        if (data->weights[i] > 0)
-            values[n++] = v < 0 ? data->loss[i] : data->x[i][v];
-    qsort(values, n, sizeof(double), compare_doubles);
-    for (size_t i = 0; i < n && distinct < enough; i++)
-        distinct += i == 0 || values[i] > values[i - 1] + 1e-12 * fabs(values[i - 1]);
+    for (size_t i = 0; i < data->n && distinct < enough; i++) {
+        double value = v < 0 ? data->log_loss[i] : data->x[i][v];
+        bool fresh = data->weights[i] > 0;
+        for (int k = 0; k < distinct && fresh; k++)
+            fresh = fabs(value - seen[k]) > 1e-12;
+        if (fresh)
+            seen[distinct++] = value;
+    }
     return distinct;
 }
 
-static bool identifiable(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit)
+static bool identifiable(const struct tlaw_data *data, struct tlaw_fit *fit)
 {
     const struct tlaw_form_info *info = tlaw_form_info(data->form);
     if (fit->n < (size_t) info->n_params + 1) {
@@ -217,14 +248,14 @@ static bool identifiable(const struct tlaw_host *host, const struct tlaw_data *d
         return false;
     }
     for (int v = 0; v < info->n_variables && v < 2; v++) {
-        int distinct = distinct_values(host, data, v, info->distinct);
+        int distinct = distinct_values(data, v, info->distinct);
         if (distinct < info->distinct) {
             tlaw_fit_say(fit->message, "%d distinct value%s of %s: %s needs at least %d", distinct,
                          distinct == 1 ? "" : "s", info->variables[v], info->name, info->distinct);
             return false;
         }
     }
-    if (distinct_values(host, data, -1, 2) < 2) {
+    if (distinct_values(data, -1, 2) < 2) {
         tlaw_fit_say(fit->message, "the loss does not vary: no exponent can be told");
         return false;
     }
@@ -255,20 +286,20 @@ static void solve_candidate(const struct tlaw_problem *problem, int irreducible,
     }
 }
 
-/* Every k-th row, so that at most SEARCH_ROWS remain; data itself when it is that small. */
-static const struct tlaw_data *thin(const struct tlaw_host *host, const struct tlaw_data *data)
+/* `rows` rows, evenly spaced; data itself when it has no more. */
+static const struct tlaw_data *thin(const struct tlaw_host *host, const struct tlaw_data *data, size_t rows)
 {
-    if (data->n <= SEARCH_ROWS)
+    if (data->n <= rows)
         return data;
     struct tlaw_data *thinned = host->allocate(host->argument, sizeof *thinned);
     *thinned = *data;
-    thinned->n = SEARCH_ROWS;
-    thinned->x = host->allocate(host->argument, sizeof *thinned->x * SEARCH_ROWS);
-    thinned->loss = host->allocate(host->argument, sizeof(double) * SEARCH_ROWS);
-    thinned->log_loss = host->allocate(host->argument, sizeof(double) * SEARCH_ROWS);
-    thinned->weights = host->allocate(host->argument, sizeof(double) * SEARCH_ROWS);
-    for (size_t i = 0; i < SEARCH_ROWS; i++) {
-        size_t from = i * (data->n - 1) / (SEARCH_ROWS - 1);
+    thinned->n = rows;
+    thinned->x = host->allocate(host->argument, sizeof *thinned->x * rows);
+    thinned->loss = host->allocate(host->argument, sizeof(double) * rows);
+    thinned->log_loss = host->allocate(host->argument, sizeof(double) * rows);
+    thinned->weights = host->allocate(host->argument, sizeof(double) * rows);
+    for (size_t i = 0; i < rows; i++) {
+        size_t from = i * (data->n - 1) / (rows - 1);
         memcpy(thinned->x[i], data->x[from], sizeof *thinned->x);
         thinned->loss[i] = data->loss[from];
         thinned->log_loss[i] = data->log_loss[from];
@@ -281,7 +312,7 @@ static const struct tlaw_data *thin(const struct tlaw_host *host, const struct t
 static bool search(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit,
                    struct candidate *best, struct tlaw_solution *second)
 {
-    const struct tlaw_data *thinned = thin(host, data);
+    const struct tlaw_data *thinned = thin(host, data, SEARCH_ROWS);
     int irreducible = tlaw_form_info(data->form)->irreducible, winner = -1;
     double starts[MAX_STARTS][TLAW_MAX_PARAMS];
     struct candidate found[MAX_STARTS];
@@ -307,8 +338,12 @@ static bool search(const struct tlaw_host *host, const struct tlaw_data *data, s
         if (found[s].unbound.valid && found[s].unbound.objective < best->unbound.objective)
             best->unbound = found[s].unbound;
     }
-    if (thinned != data) {
-        tlaw_fit_problem(host, data, &problem);
+    for (size_t rows = thinned->n; rows < data->n;) { /* polish on more rows, then all */
+        rows = rows * 40 < data->n ? rows * 20 : data->n;
+        thinned = thin(host, data, rows);
+        tlaw_fit_problem(host, thinned, &problem);
+        problem.warm = true;
+        problem.enough = thinned == data ? 1e-9 : 1e-4;
         solve_candidate(&problem, irreducible, best->bound.params, MAX_ITERATIONS, best);
     }
     return best->bound.valid;
@@ -390,7 +425,7 @@ void tlaw_fit_prepared(const struct tlaw_host *host, const struct tlaw_data *dat
     memcpy(fit->centre, data->centre, sizeof fit->centre);
     for (size_t i = 0; i < data->n; i++)
         fit->n += data->weights[i] > 0;
-    if (!identifiable(host, data, fit))
+    if (!identifiable(data, fit))
         return;
     if (!(options->start ? from_start(host, data, options, fit, &best) : search(host, data, fit, &best, &second))) {
         tlaw_fit_say(fit->message, "no start gave a finite objective");

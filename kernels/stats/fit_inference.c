@@ -24,6 +24,7 @@
 enum {
     P = TLAW_MAX_PARAMS,
     PROFILE_ROWS = 4000,  /* beyond, Wald's intervals: the law is as good as linear within them */
+    NOISE_ROWS = 20000,   /* rows that the median of |residual| is taken from */
     SATTERTHWAITE = 400   /* clusters up to which the degrees of freedom are computed in full */
 };
 
@@ -210,7 +211,10 @@ static bool score_statistic(const struct inference *inf, const double *params, u
         return false;
     struct contribution total;
     double width = r[n * columns + n];
-    if (!(width * width > 0) || !contributions(inf, params, nuisance, n, direction, r, coef, &total))
+    total.information = width * width; /* all that least squares on independent rows needs */
+    total.score = width * r[n * columns + n + 1];
+    bool needed = inf->by_cluster || isfinite(inf->problem.delta);
+    if (!(total.information > 0) || (needed && !contributions(inf, params, nuisance, n, direction, r, coef, &total)))
         return false;
     double variance = inf->psi_square / inf->df * total.information;
     out->df = inf->df;
@@ -262,13 +266,16 @@ static bool measure_noise(struct inference *inf)
     inf->density = inf->inside = 1;
     inf->window = INFINITY;
     if (isfinite(inf->problem.delta)) { /* density at 0 by a window wide enough to hold rows */
-        qsort(size, n, sizeof(double), compare_doubles);
-        double spread = 1.4826 * size[n / 2];
-        size_t inside = 0;
+        size_t stride = 1 + n / NOISE_ROWS, sampled = 0, inside = 0, least = 2 * (size_t) inf->n_params;
+        double *sample = inf->host->allocate(inf->host->argument, sizeof(double) * n);
+        for (size_t i = 0; i < n; i += stride)
+            sample[sampled++] = size[i];
+        qsort(sample, sampled, sizeof(double), compare_doubles);
+        double spread = 1.4826 * sample[sampled / 2];
         inf->window = fmax(inf->problem.delta, spread * pow((double) n, -0.2));
-        inf->window = fmax(inf->window, size[n < 2 * (size_t) inf->n_params ? n - 1 : 2 * (size_t) inf->n_params - 1]);
-        while (inside < n && size[inside] <= inf->window)
-            inside++;
+        inf->window = fmax(inf->window, sample[(least < sampled ? least : sampled) - 1]);
+        for (size_t i = 0; i < n; i++)
+            inside += size[i] <= inf->window;
         inf->fit->noise = spread * sqrt((double) n / inf->df);
         inf->inside = (double) inside / (double) n;
         inf->density = fmin(1, inf->problem.delta / inf->window);
@@ -585,6 +592,10 @@ static void test_irreducible(struct inference *inf)
     struct statistic statistic;
     if (inf->problem.fixed & 1)
         return;
+    if (inf->data->n > PROFILE_ROWS) {
+        inf->fit->irreducible_p = 1 - tlaw_student_cdf(inf->fit->unbound[0] / inf->fit->se[0], inf->fit->df);
+        return;
+    }
     memcpy(params, inf->fit->at_bound ? inf->fit->working : inf->fit->unbound, sizeof params);
     double estimate = inf->fit->unbound[0];
     if (profile_statistic(inf, 0, 0, estimate, true, params, &statistic)) {
