@@ -118,3 +118,68 @@ CREATE AGGREGATE @extschema@.tlaw_data_constrained(n_params float8, n_tokens flo
     SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_data_constrained, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_data_constrained(float8, float8, float8, float8, int8) IS
     'Chinchilla in effective parameters and tokens of repeated data (Muennighoff et al.); parameters end with ln R_D*, ln R_N*; rows of one cluster are not independent';
+
+-- ---- fits as rows ----
+
+CREATE TABLE @extschema@.tlaw_study_plan (
+    study text PRIMARY KEY REFERENCES @extschema@.tlaw_study ON DELETE CASCADE,
+    form text NOT NULL, x text NOT NULL, y text NOT NULL,   -- the primary fit
+    estimator text NOT NULL, metric text NOT NULL, layer int NOT NULL, run_id int8,   -- the primary dimension
+    smoothness float8 NOT NULL, level float8 NOT NULL, tolerance float8 NOT NULL,
+    frozen_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE @extschema@.tlaw_study_plan IS
+    'the primary analysis of a study, frozen before its runs; read the view tlaw_studies_planned';
+
+CREATE TABLE @extschema@.tlaw_fit_record (
+    fit_id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    owner name NOT NULL,
+    study text, source text NOT NULL,                   -- as given: a study or a query
+    form text NOT NULL, x text, y text NOT NULL,
+    loss text NOT NULL, delta float8, weights text NOT NULL, cluster text NOT NULL,
+    uncertainty text NOT NULL, level float8 NOT NULL, draws int8 NOT NULL, seed int8 NOT NULL,
+    n int8 NOT NULL, clusters int8 NOT NULL, rows_sha256 bytea NOT NULL,
+    params text[] NOT NULL,                             -- names; ln_...: the logarithm is stored
+    parameters float8[], se float8[], low float8[], high float8[],
+    covariance float8[],                                -- row by row
+    df float8, noise float8,                            -- of Student's t; standard deviation of log residuals
+    converged boolean NOT NULL, at_bound boolean NOT NULL,
+    objective float8, gradient_norm float8, relative_offset float8, iterations int8 NOT NULL,
+    starts int8 NOT NULL, starts_reached int8 NOT NULL, -- how many starts, how many reached the minimum
+    second_objective float8, second_distance float8,    -- next basin, and how far it is in standard errors
+    irreducible_p float8, curvature_p float8,
+    alpha_dropped float8, beta_dropped float8,          -- without the smallest size of the first, second variable
+    bootstrap float8[],                                 -- draws, parameters of one after those of the other
+    analysis text NOT NULL CHECK (analysis IN ('primary', 'exploratory')),
+    message text, code_version text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE @extschema@.tlaw_fit_record IS 'fits, a row each; read the view tlaw_fits';
+
+CREATE VIEW @extschema@.tlaw_fits WITH (security_barrier) AS
+SELECT f.fit_id, f.study, f.source, f.form, f.x, f.y, f.n, f.clusters, f.cluster, f.loss, f.delta, f.weights,
+       f.params, f.parameters, f.se, f.low, f.high, f.level, f.uncertainty, f.covariance, f.df, f.noise,
+       f.converged, f.at_bound, f.objective, f.gradient_norm, f.relative_offset, f.iterations, f.starts,
+       f.starts_reached, f.second_objective, f.second_distance, f.irreducible_p, f.curvature_p, f.alpha_dropped,
+       f.beta_dropped, f.draws, f.seed, f.bootstrap, pg_catalog.encode(f.rows_sha256, 'hex') AS rows_sha256,
+       f.analysis, f.message, f.code_version, f.owner, f.created_at
+  FROM @extschema@.tlaw_fit_record f JOIN pg_catalog.pg_roles r ON r.rolname = f.owner
+ WHERE pg_catalog.pg_has_role(r.oid, 'USAGE');
+COMMENT ON VIEW @extschema@.tlaw_fits IS
+    'the fits of your roles: parameters, intervals, covariance, certificate, settings, hash of the rows';
+GRANT SELECT ON @extschema@.tlaw_fits TO PUBLIC;
+
+CREATE FUNCTION @extschema@.tlaw_fit(source text, x text DEFAULT NULL, forms text[] DEFAULT NULL,
+    loss text DEFAULT NULL, delta float8 DEFAULT 1e-3, uncertainty text DEFAULT 'profile', y text DEFAULT NULL,
+    cluster text DEFAULT NULL, weights text DEFAULT 'equal', draws float8 DEFAULT 1000, seed float8 DEFAULT 0,
+    level float8 DEFAULT 0.95, start float8[] DEFAULT NULL, max_iterations float8 DEFAULT NULL)
+    RETURNS TABLE (fit_id int8, form text, alpha float8, alpha_low float8, alpha_high float8, beta float8,
+                   irreducible float8, n int8, converged boolean, alpha_dropped float8, curvature_p float8,
+                   message text)
+    AS 'MODULE_PATHNAME', 'tlaw_fit' LANGUAGE c VOLATILE;
+COMMENT ON FUNCTION @extschema@.tlaw_fit IS
+    'fits forms of scaling laws to a study''s finished runs or a query''s rows; one row a form, the rest in tlaw_fits';
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_study_plan', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record_fit_id_seq', '');

@@ -14,26 +14,26 @@ static uint64_t scramble(uint64_t z)
     return z ^ z >> 31;
 }
 
-uint64_t tlaw_random_bits(uint64_t seed, uint64_t stream, uint64_t index)
+uint64_t tlaw_draw_bits(uint64_t seed, uint64_t stream, uint64_t index)
 {
     const uint64_t weyl = 0x9e3779b97f4a7c15u;
     return scramble(scramble(scramble(seed + weyl) + (stream + 1) * weyl) + (index + 1) * weyl);
 }
 
-uint64_t tlaw_random_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n)
+uint64_t tlaw_draw_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n)
 {
-    return (uint64_t) ((unsigned __int128) tlaw_random_bits(seed, stream, index) * n >> 64);
+    return (uint64_t) ((unsigned __int128) tlaw_draw_bits(seed, stream, index) * n >> 64);
 }
 
-double tlaw_random_uniform(uint64_t seed, uint64_t stream, uint64_t index)
+double tlaw_draw_uniform(uint64_t seed, uint64_t stream, uint64_t index)
 {
-    return (double) (tlaw_random_bits(seed, stream, index) >> 11) * 0x1p-53;
+    return (double) (tlaw_draw_bits(seed, stream, index) >> 11) * 0x1p-53;
 }
 
-double tlaw_random_normal(uint64_t seed, uint64_t stream, uint64_t index)
+double tlaw_draw_normal(uint64_t seed, uint64_t stream, uint64_t index)
 {
-    double radius = sqrt(-2 * log1p(-tlaw_random_uniform(seed, stream, 2 * index)));
-    return radius * cos(2 * M_PI * tlaw_random_uniform(seed, stream, 2 * index + 1));
+    double radius = sqrt(-2 * log1p(-tlaw_draw_uniform(seed, stream, 2 * index)));
+    return radius * cos(2 * M_PI * tlaw_draw_uniform(seed, stream, 2 * index + 1));
 }
 
 /* A resampled data set: rows drawn at least once, weighted by how often. */
@@ -48,7 +48,7 @@ static void resample(const struct tlaw_data *data, const struct tlaw_bootstrap *
     size_t units = bootstrap->by_cluster ? (size_t) data->n_clusters : data->n, kept = 0;
     memset(sample->counts, 0, sizeof *sample->counts * units);
     for (size_t i = 0; i < units; i++)
-        sample->counts[tlaw_random_below(bootstrap->seed, draw, i, units)]++;
+        sample->counts[tlaw_draw_below(bootstrap->seed, draw, i, units)]++;
     for (size_t i = 0; i < data->n; i++) {
         int32_t count = sample->counts[bootstrap->by_cluster ? (size_t) data->cluster[i] : i];
         if (count == 0 || data->weights[i] == 0)

@@ -16,11 +16,11 @@ struct tlaw_bootstrap {
 };
 
 /* 64 random bits, a pure function of its arguments (SplitMix64's finaliser over a Weyl sequence). */
-uint64_t tlaw_random_bits(uint64_t seed, uint64_t stream, uint64_t index);
+uint64_t tlaw_draw_bits(uint64_t seed, uint64_t stream, uint64_t index);
 /* Uniform in [0, n), and standard normal. */
-uint64_t tlaw_random_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n);
-double tlaw_random_uniform(uint64_t seed, uint64_t stream, uint64_t index);
-double tlaw_random_normal(uint64_t seed, uint64_t stream, uint64_t index);
+uint64_t tlaw_draw_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n);
+double tlaw_draw_uniform(uint64_t seed, uint64_t stream, uint64_t index);
+double tlaw_draw_normal(uint64_t seed, uint64_t stream, uint64_t index);
 
 /* Fills bootstrap->params. fit: converged, made on data. A pure function of data, fit, draws and seed. */
 void tlaw_fit_bootstrap(const struct tlaw_host *host, const struct tlaw_data *data, const struct tlaw_fit *fit,

@@ -54,7 +54,7 @@ struct design {
 static uint64_t counter;
 static double normal(uint64_t draw)
 {
-    return tlaw_random_normal(20260101, draw, counter++);
+    return tlaw_draw_normal(20260101, draw, counter++);
 }
 
 /* Log size of the i-th of `sizes`. */

@@ -1,0 +1,317 @@
+/*
+ * Rows for fits: the finished runs of a study, or whatever a query returns, read with the caller's own rights.
+ */
+#include "law.h"
+
+#include <math.h>
+
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "utils/array.h"
+#include "utils/lsyscache.h"
+
+static SPITupleTable *table_of(const struct law_source *source)
+{
+    return (SPITupleTable *) source->table;
+}
+
+/* A study's name has no blank and no parenthesis; a query has one or the other. */
+static bool looks_like_query(const char *source)
+{
+    return strpbrk(source, " \t\r\n(") != NULL;
+}
+
+struct law_source *law_open(const char *source)
+{
+    struct law_source *result = palloc0(sizeof(*result));
+    int code;
+
+    result->source = source;
+    result->context = CurrentMemoryContext;
+    result->is_study = !looks_like_query(source);
+    if (SPI_connect() != SPI_OK_CONNECT)
+        elog(ERROR, "SPI_connect failed");
+    if (result->is_study) {
+        Oid type = TEXTOID;
+        Datum value = CStringGetTextDatum(source);
+
+        tlaw_execute(SPI_OK_SELECT, "SELECT * FROM @.tlaw_runs WHERE study = $1 AND status = 'done'", 1, &type, &value,
+                     NULL);
+        if (SPI_processed == 0)
+            ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                            errmsg("source: no finished run of a study \"%s\" that you may read", source),
+                            errhint("Give the name of a study, or a query that returns one row a result.")));
+    } else {
+        code = SPI_execute(source, true, 0);
+        if (code != SPI_OK_SELECT)
+            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                            errmsg("source: the query returns no rows (%s)", SPI_result_code_string(code)),
+                            errhint("Give the name of a study, or a SELECT.")));
+    }
+    result->n = (int64) SPI_processed;
+    result->table = SPI_tuptable;
+    return result;
+}
+
+void law_close(struct law_source *source)
+{
+    SPI_finish();
+    source->table = NULL;
+}
+
+bool law_has_column(const struct law_source *source, const char *name)
+{
+    return SPI_fnumber(table_of(source)->tupdesc, name) > 0;
+}
+
+const char *law_first_column(const struct law_source *source, const char *const *names, int n)
+{
+    int i;
+
+    for (i = 0; i < n; i++)
+        if (law_has_column(source, names[i]))
+            return names[i];
+    return NULL;
+}
+
+static int column_number(const struct law_source *source, const char *name)
+{
+    int number = SPI_fnumber(table_of(source)->tupdesc, name);
+
+    if (number <= 0)
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN), errmsg("the rows have no column \"%s\"", name)));
+    return number;
+}
+
+static double number_of(Datum value, Oid type, const char *name)
+{
+    switch (type) {
+    case FLOAT8OID:
+        return DatumGetFloat8(value);
+    case FLOAT4OID:
+        return DatumGetFloat4(value);
+    case INT8OID:
+        return (double) DatumGetInt64(value);
+    case INT4OID:
+        return DatumGetInt32(value);
+    case INT2OID:
+        return DatumGetInt16(value);
+    case NUMERICOID:
+        return DatumGetFloat8(DirectFunctionCall1(numeric_float8, value));
+    default:
+        ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+                        errmsg("column \"%s\" is of type %s, not a number", name, format_type_be(type))));
+    }
+}
+
+double *law_column(const struct law_source *source, const char *name, bool **nulls)
+{
+    int number = column_number(source, name);
+    TupleDesc descriptor = table_of(source)->tupdesc;
+    Oid type = SPI_gettypeid(descriptor, number);
+    double *values = MemoryContextAllocHuge(source->context, sizeof(double) * Max(source->n, 1));
+    int64 i;
+
+    *nulls = MemoryContextAllocHuge(source->context, Max(source->n, 1));
+    for (i = 0; i < source->n; i++) {
+        Datum value = SPI_getbinval(table_of(source)->vals[i], descriptor, number, *nulls + i);
+
+        values[i] = (*nulls)[i] ? 0 : number_of(value, type, name);
+    }
+    return values;
+}
+
+static int compare_text(const void *left, const void *right)
+{
+    return strcmp(*(char *const *) left, *(char *const *) right);
+}
+
+int law_distinct(const struct law_source *source, const char *name)
+{
+    char **values;
+    int64 i, n = 0;
+    int distinct = 0, number;
+
+    if (!law_has_column(source, name))
+        return 0;
+    number = column_number(source, name);
+    values = palloc(sizeof(char *) * Max(source->n, 1));
+    for (i = 0; i < source->n; i++) {
+        char *value = SPI_getvalue(table_of(source)->vals[i], table_of(source)->tupdesc, number);
+
+        if (value != NULL)
+            values[n++] = value;
+    }
+    qsort(values, n, sizeof(char *), compare_text);
+    for (i = 0; i < n; i++)
+        distinct += i == 0 || strcmp(values[i], values[i - 1]) != 0;
+    return distinct;
+}
+
+/* Whole numbers count as they are, anything else by a hash of its text. */
+static void set_cluster(const struct law_source *source, int number, int64 i, struct tlaw_row *row)
+{
+    TupleDesc descriptor = table_of(source)->tupdesc;
+    Oid type = SPI_gettypeid(descriptor, number);
+    bool is_null;
+    Datum value = SPI_getbinval(table_of(source)->vals[i], descriptor, number, &is_null);
+
+    row->clustered = !is_null;
+    if (is_null)
+        return;
+    if (type == INT8OID || type == INT4OID || type == INT2OID) {
+        row->cluster = (int64) number_of(value, type, "cluster");
+    } else {
+        char *text = SPI_getvalue(table_of(source)->vals[i], descriptor, number);
+
+        row->cluster = (int64) hash_bytes_extended((unsigned char *) text, strlen(text), 0);
+    }
+}
+
+/* The column of a variable, by the names that studies and papers use. */
+static const char *variable_column(const struct law_source *source, const char *variable,
+                                   const struct law_request *request)
+{
+    static const char *const x[] = {"x", "train_tokens"}, *const params[] = {"n_params"},
+                             *const tokens[] = {"n_tokens", "tokens_seen", "train_tokens"},
+                             *const unique[] = {"unique_tokens", "train_tokens"};
+    const char *found;
+
+    if (strcmp(variable, "x") == 0)
+        found = request->x ? request->x : law_first_column(source, x, lengthof(x));
+    else if (strcmp(variable, "n_params") == 0)
+        found = request->n_params ? request->n_params : law_first_column(source, params, lengthof(params));
+    else if (strcmp(variable, "n_tokens") == 0)
+        found = law_first_column(source, tokens, lengthof(tokens));
+    else
+        found = law_first_column(source, unique, lengthof(unique));
+    return found ? found : variable; /* the error will name it */
+}
+
+static void resolve(const struct law_source *source, struct law_request *request)
+{
+    static const char *const losses[] = {"loss", "test_loss"}, *const clusters[] = {"cluster", "subset_seed"};
+
+    if (request->y == NULL)
+        request->y = law_first_column(source, losses, lengthof(losses));
+    if (request->y == NULL)
+        request->y = "loss";
+    if (request->cluster == NULL)
+        request->cluster = law_first_column(source, clusters, lengthof(clusters));
+    if (request->cluster == NULL)
+        request->cluster = "none";
+}
+
+struct tlaw_row *law_rows(const struct law_source *source, enum tlaw_form form, struct law_request *request, int64 *n,
+                          int64 **index)
+{
+    const struct tlaw_form_info *info = tlaw_form_info(form);
+    struct tlaw_row *rows = MemoryContextAllocHuge(source->context, sizeof(*rows) * Max(source->n, 1));
+    double *columns[TLAW_MAX_VARIABLES + 1];
+    bool *nulls[TLAW_MAX_VARIABLES + 1];
+    int v, cluster = 0;
+    int64 i;
+
+    resolve(source, request);
+    for (v = 0; v < info->n_variables; v++)
+        columns[v] = law_column(source, variable_column(source, info->variables[v], request), &nulls[v]);
+    columns[v] = law_column(source, request->y, &nulls[v]);
+    if (strcmp(request->cluster, "none") != 0)
+        cluster = column_number(source, request->cluster);
+    if (index)
+        *index = MemoryContextAllocHuge(source->context, sizeof(int64) * Max(source->n, 1));
+    *n = 0;
+    for (i = 0; i < source->n; i++) {
+        struct tlaw_row row = {.weight = 1};
+        bool missing = false;
+
+        for (v = 0; v <= info->n_variables; v++)
+            missing |= nulls[v][i];
+        if (missing)
+            continue;
+        for (v = 0; v < info->n_variables; v++)
+            row.x[v] = columns[v][i];
+        row.loss = columns[v][i];
+        tlaw_check_law_row("rows", form, &row);
+        if (cluster > 0)
+            set_cluster(source, cluster, i, &row);
+        if (index)
+            (*index)[*n] = i;
+        rows[(*n)++] = row;
+    }
+    return rows;
+}
+
+double law_flops(const struct law_source *source, enum tlaw_form form, const struct tlaw_row *row, int64 index)
+{
+    int number = SPI_fnumber(table_of(source)->tupdesc, "flops");
+    bool is_null = true;
+    Datum value = 0;
+
+    if (number > 0)
+        value = SPI_getbinval(table_of(source)->vals[index], table_of(source)->tupdesc, number, &is_null);
+    if (!is_null)
+        return number_of(value, SPI_gettypeid(table_of(source)->tupdesc, number), "flops");
+    return tlaw_form_info(form)->n_variables >= 2 ? 6 * row->x[0] * row->x[1] : row->x[0];
+}
+
+/* ---- arguments ---- */
+
+char *law_text_argument(FunctionCallInfo fcinfo, int i)
+{
+    return PG_ARGISNULL(i) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(i));
+}
+
+enum tlaw_form law_form_argument(const char *name)
+{
+    enum tlaw_form form = tlaw_form_named(name);
+    StringInfoData known;
+    int i;
+
+    if (form != TLAW_FORMS)
+        return form;
+    initStringInfo(&known);
+    for (i = 0; i < TLAW_FORMS; i++)
+        appendStringInfo(&known, "%s%s", i ? ", " : "", tlaw_form_info(i)->name);
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("form: \"%s\" is not one", name),
+                    errhint("Forms are %s.", known.data)));
+}
+
+int law_forms_argument(FunctionCallInfo fcinfo, int i, enum tlaw_form *forms)
+{
+    Datum *names;
+    bool *nulls;
+    int n, k;
+
+    if (PG_ARGISNULL(i)) {
+        forms[0] = TLAW_POWER_LAW;
+        forms[1] = TLAW_POWER_LAW_OFFSET;
+        return 2;
+    }
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(i), TEXTOID, -1, false, TYPALIGN_INT, &names, &nulls, &n);
+    if (n < 1 || n > TLAW_FORMS)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("forms: %d names, 1 to %d are accepted", n, TLAW_FORMS)));
+    for (k = 0; k < n; k++)
+        forms[k] = law_form_argument(nulls[k] ? "" : TextDatumGetCString(names[k]));
+    return n;
+}
+
+enum tlaw_loss law_loss_argument(const char *loss)
+{
+    if (loss == NULL)
+        return TLAW_LOSS_OF_FORM;
+    if (strcmp(loss, "huber") == 0)
+        return TLAW_LOSS_HUBER;
+    if (strcmp(loss, "squared") == 0)
+        return TLAW_LOSS_SQUARED;
+    if (strcmp(loss, "log_squared") == 0)
+        return TLAW_LOSS_LOG_SQUARED;
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("loss: \"%s\" is not one", loss),
+                    errhint("'huber' (log residuals), 'squared', 'log_squared', or NULL for the form's own.")));
+}
+
+const char *law_loss_name(const struct tlaw_fit *fit)
+{
+    return isfinite(fit->delta) ? "huber" : fit->log_residuals ? "log_squared" : "squared";
+}
