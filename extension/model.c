@@ -332,7 +332,7 @@ Datum tlaw_embeddings(PG_FUNCTION_ARGS)
     message.layer = tlaw_count_argument("layer", PG_GETARG_FLOAT8(1), 0, trained.spec.n_layer + 1);
     message.positions = optional_count(fcinfo, 5, "positions", 1, context, 0);
     message.prefix = optional_count(fcinfo, 6, "prefix", 1, context, context);
-    message.max_documents = optional_count(fcinfo, 7, "max_documents", 1, PG_INT64_MAX, 0);
+    message.max_documents = optional_count(fcinfo, 7, "max_documents", 1, PG_INT32_MAX, 0);
     message.seed = tlaw_count_argument("seed", PG_GETARG_FLOAT8(8), 0, TLAW_MAX_SEED);
     InitMaterializedSRF(fcinfo, 0);
     engine = request(&trained, TLAW_EMBED, &message);
