@@ -44,6 +44,8 @@ sub processes {
     return @found;
 }
 
+sub program { return "$bin/$_[0]"; }
+
 sub as_owner { return $> == 0 ? ('runuser', '-u', 'postgres', '--', 'env', '-C', '/', @_) : @_; }
 
 # ---- the server ----
@@ -129,7 +131,7 @@ sub psql {
     return ("$bin/psql", '-qAtX', '-v', 'ON_ERROR_STOP=1', '-h', $self->{dir}, '-U', 'postgres', '-d', $database // 'postgres');
 }
 
-# What a query prints, errors and notices included.
+# What a query (an array: statements, each on its own) prints, errors and notices included.
 sub sql {
     my ($self, $sql, $database) = @_;
     my $pid = open(my $out, '-|') // die $!;
@@ -144,7 +146,7 @@ sub sql {
     return $text;
 }
 
-# Starts a session in the background; its output is in the file that is returned with its pid.
+# Starts a session in the background (an array: statements, each on its own); its output is in the file that is returned with its pid.
 sub background {
     my ($self, $sql, $database) = @_;
     my $file = "$self->{dir}/background." . ++$self->{sessions};
@@ -152,7 +154,7 @@ sub background {
     if ($pid == 0) {
         open STDOUT, '>', $file;
         open STDERR, '>&', \*STDOUT;
-        exec $self->psql($database), '-c', $sql or exit 127;
+        exec $self->psql($database), map { ('-c', $_) } ref $sql ? @$sql : $sql or exit 127;
     }
     return ($pid, $file);
 }

@@ -1,0 +1,98 @@
+# What engines, workers and servers survive: engines that die again and again, a server that is PID 1, a long run beside
+# VACUUM, DROP DATABASE and a fast shutdown.
+use strict;
+use warnings;
+use Test::More;
+use Time::HiRes qw(sleep time);
+use TlawServer;
+
+my $server = TlawServer->new('tlaw.max_workers = 1', 'tlaw.max_attempts = 2', 'autovacuum = off');
+$server->corpus;
+
+# ---- an engine that dies without progress ----
+
+my $bystander = $server->sql('SELECT pg_postmaster_start_time()');
+my ($session, $output) = $server->background("SELECT count(*) FROM t, pg_sleep(6)");
+my $run = $server->sql("SELECT tlaw_train(${\$server->tiny(2e6)})");
+for my $attempt (1, 2) {
+    ok(wait_for(sub { $server->sql("SELECT attempt FROM tlaw_run WHERE run_id = $run AND status = 'running'") eq $attempt }), "attempt $attempt");
+    kill KILL => $server->training($run);
+    wait_for(sub { $server->sql("SELECT failures FROM tlaw_run WHERE run_id = $run") eq $attempt });
+}
+ok(wait_for(sub { $server->status($run) eq 'failed' }), 'killed as often as tlaw.max_attempts allows: failed');
+is($server->sql("SELECT error FROM tlaw_runs WHERE run_id = $run"), 'attempt 2: engine killed by signal 9', 'with the reason');
+waitpid $session, 0;
+is(slurp($output), "400\n", 'other sessions are unharmed');
+is($server->sql('SELECT pg_postmaster_start_time()'), $bystander, 'and so is the server');
+ok(wait_for(sub { !$server->workers && !TlawServer::stray_engines() }, 5), 'no process is left');
+is($server->sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), 0, 'no lock is left');
+$server->sql("SELECT tlaw_retry($run)");
+ok($server->training($run), 'a failed run can be retried');
+
+# ---- beside a long run ----
+
+$server->sql('CREATE TABLE churn AS SELECT generate_series(1, 1000) AS i; UPDATE churn SET i = i + 1');
+sleep 2;
+like($server->sql('VACUUM (VERBOSE) churn'), qr/tuples: 1000 removed, 1000 remain, 0 are dead/, 'VACUUM removes dead rows');
+my ($waiting) = $server->background("CALL tlaw_wait($run)");
+wait_for(sub { $server->sql(q{SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CALL tlaw_wait%'}) });
+sleep 0.5;
+is($server->sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()}), 0,
+    'neither the worker nor tlaw_wait holds a snapshot');
+kill INT => $waiting;
+waitpid $waiting, 0;
+isnt($?, 0, 'tlaw_wait can be cancelled');
+$server->sql('CREATE DATABASE other');
+my $begin = time;
+is($server->sql('DROP DATABASE other'), '', 'DROP DATABASE of another database');
+cmp_ok(time - $begin, '<', 2, 'at once');
+my @engines = $server->engines;
+$begin = time;
+$server->stop('fast');
+cmp_ok(time - $begin, '<', 5, 'a fast shutdown takes less than 5 s');
+is(scalar(@engines), 1, 'with an engine at work');
+ok(!TlawServer::stray_engines(), 'which is gone with the server');
+
+# ---- a worker that is terminated ----
+
+$server->start;
+my ($waiter) = $server->background("CALL tlaw_wait($run)");
+$server->training($run);
+$server->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tlaw worker'});
+ok(wait_for(sub { $server->sql("SELECT attempt FROM tlaw_run WHERE run_id = $run AND status = 'running'") >= 5 }), 'a terminated worker: whoever waits starts another');
+$server->sql("SELECT tlaw_cancel($run)");
+waitpid $waiter, 0;
+is($?, 0, 'tlaw_wait ends with the run');
+$server->stop;
+
+# ---- the server as PID 1 ----
+
+SKIP: {
+    skip 'unshare --pid is not permitted here', 6 if $> != 0 || system('unshare --pid --fork --mount-proc true 2>/dev/null') != 0;
+    my $pid = fork // die $!;
+    if ($pid == 0) {
+        open STDOUT, '>>', "$server->{dir}/log";
+        open STDERR, '>&', \*STDOUT;
+        exec 'unshare', '--pid', '--fork', '--kill-child', '--mount-proc', 'setpriv', '--reuid=postgres', '--regid=postgres', '--clear-groups', 'env', '-C', '/',
+            TlawServer::program('postgres'), '-D', $server->{data} or exit 127;
+    }
+    ok(wait_for(sub { $server->sql('SELECT 1') eq '1' }), 'the server is PID 1');
+    my $id = $server->sql("SELECT tlaw_train(${\$server->tiny(40000)}, again => true)");
+    my $engine = $server->training($id);
+    $server->sql("COPY (SELECT 1) TO PROGRAM 'kill -9 $engine'");
+    wait_for(sub { $server->status($id) eq 'done' }, 60);
+    is($server->sql("SELECT status, attempt FROM tlaw_run WHERE run_id = $id"), 'done|2', 'engine killed: the run is retried');
+    unlike($server->log_text, qr/process .* was terminated by signal 9/, 'the server has not taken the engine for one of its processes');
+    $id = $server->sql("SELECT tlaw_train(${\$server->tiny(40000)}, again => true)");
+    $server->training($id);
+    my $worker = $server->sql("SELECT worker_pid FROM tlaw_progress WHERE run_id = $id");
+    $server->sql("COPY (SELECT 1) TO PROGRAM 'kill -9 $worker'");
+    ok(wait_for(sub { $server->log_text =~ /reinitializing/ && $server->sql('SELECT 1') eq '1' }), 'worker killed: the cluster restarts');
+    $server->sql("CALL tlaw_wait($id)");
+    is($server->bits($id), $server->bits($id - 1), 'and the run finishes with the same bits');
+    my $restarts = () = $server->log_text =~ /reinitializing/g;
+    is($restarts, 1, 'its orphaned engine did not restart the cluster once more');
+    kill INT => map { $_->[0] } processes($pid);
+    waitpid $pid, 0;
+}
+done_testing;

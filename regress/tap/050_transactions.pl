@@ -1,0 +1,124 @@
+# What starts a run and what does not: rollbacks, prepared transactions, two submits at once, cancelling, dropping, dumps,
+# rights that are lost.
+use strict;
+use warnings;
+use Test::More;
+use Time::HiRes qw(sleep time);
+use TlawServer;
+
+my $server = TlawServer->new('tlaw.max_workers = 1');
+$server->corpus;
+my $short = $server->tiny(100);
+my $long = $server->tiny(5e6);
+
+sub started { return $server->log_text =~ /starting background worker/ ? 1 : 0; }
+sub count { return $server->sql('SELECT count(*) FROM tlaw_run'); }
+
+# ---- transactions ----
+
+$server->set('log_min_messages = debug1');
+$server->sql(['BEGIN', "SELECT tlaw_train($short)", 'ROLLBACK']);
+$server->sql(['BEGIN', 'SAVEPOINT a', "SELECT tlaw_train($short)", 'ROLLBACK TO a', 'COMMIT']);
+$server->sql(['BEGIN', 'SAVEPOINT a', 'SAVEPOINT b', "SELECT tlaw_train($short)", 'RELEASE b', 'ROLLBACK TO a', "PREPARE TRANSACTION 'empty'"]);
+is($server->sql("COMMIT PREPARED 'empty'"), '', 'a transaction whose submit was rolled back can be prepared');
+sleep 0.5;
+is(started() . count(), '00', 'a rollback, to a savepoint or of all, starts nothing');
+like($server->sql(['BEGIN', "SELECT tlaw_train($short)", "PREPARE TRANSACTION 'x'"]), qr/cannot PREPARE a transaction that has queued a run/,
+    'PREPARE TRANSACTION is refused');
+is(started() . count(), '00', 'and starts nothing');
+like($server->sql(['BEGIN', "CALL tlaw_wait('x')"]), qr/does not exist|inside a transaction block/, 'no such study');
+my $run = $server->sql(['BEGIN', 'SAVEPOINT a', "SELECT tlaw_train($short)", 'RELEASE a', 'COMMIT']);
+ok(wait_for(sub { $server->status($run) eq 'done' }), 'a commit starts it');
+is(started(), 1, 'which the log would have told');
+like($server->sql(['BEGIN', "CALL tlaw_wait($run)"]), qr/tlaw_wait cannot run inside a transaction block/, 'tlaw_wait in a transaction block');
+
+# ---- two at once ----
+
+my ($first) = $server->background("BEGIN; SELECT tlaw_train($long, study => 's'); SELECT pg_sleep(1); COMMIT");
+sleep 0.5;
+my $second = $server->sql("SELECT tlaw_train($long, study => 's')");
+waitpid $first, 0;
+is($server->sql("SELECT array_agg(run_id) FROM tlaw_run WHERE study = 's'"), "{$second}", 'two submits race: one run');
+
+# ---- cancelling ----
+
+ok($server->training($second), 'it trains');
+my $queued = $server->sql("SELECT tlaw_train($long, again => true, study => 's')");
+$server->sql("SELECT tlaw_cancel($queued)");
+is($server->status($queued), 'cancelled', 'a queued run is cancelled at once');
+my ($listener, $heard) = $server->background(['LISTEN tlaw', 'SELECT pg_sleep(4)', 'SELECT 1']);
+sleep 0.3;
+my $begin = time;
+is($server->sql("SELECT tlaw_cancel('s')"), 1, 'cancelling a study');
+ok(wait_for(sub { $server->status($second) eq 'cancelled' }), 'a running run is cancelled');
+cmp_ok(time - $begin, '<', 2.5, 'within a second or so');
+ok(wait_for(sub { !TlawServer::stray_engines() }, 3), 'and its engine is gone');
+like($server->sql("SELECT tlaw_cancel($second)"), qr/run $second is cancelled: only a queued or running one can be cancelled/, 'once is enough');
+waitpid $listener, 0;
+like(slurp($heard), qr/notification "tlaw" with payload "$second cancelled"/, 'NOTIFY at its end');
+
+# ---- the worker is terminated, the run cancelled meanwhile ----
+
+$server->sql("SELECT tlaw_retry($second)");
+$server->training($second);
+like($server->sql("SELECT tlaw_drop_run($second)"), qr/run $second is running: only one that is not running can be dropped/, 'a running run cannot be dropped');
+$server->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tlaw worker'});
+ok(wait_for(sub { !$server->workers }), 'terminated');
+is($server->status($second), 'running', 'a run that nobody works on');
+$server->sql("SELECT tlaw_cancel($second)");
+is($server->status($second), 'cancelled', 'is cancelled at once');
+$server->sql("SELECT tlaw_drop_run($second)");
+is($server->sql("SELECT count(*) FROM tlaw_run_loss WHERE run_id = $second"), 0, 'and dropped with what belongs to it');
+
+# ---- rights ----
+
+$server->sql('CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN; CREATE ROLE team; GRANT team TO alice; GRANT EXECUTE ON FUNCTION tlaw_train TO alice, bob;'
+        . q{UPDATE tlaw_corpus SET owner = 'team'});
+like($server->sql("SET ROLE bob; SELECT tlaw_train($short)"), qr/permission denied for corpus "c"/, 'no right to the corpus');
+like($server->sql("SET ROLE team; SELECT tlaw_train($short)"), qr/permission denied for function tlaw_train/, 'no right to train');
+$server->set('tlaw.max_workers = 0');
+wait_for(sub { $server->sql('LOAD $$tlaw$$; SHOW tlaw.max_workers') eq '0' });
+my $alices = $server->sql("SET ROLE alice; SELECT tlaw_train($short)");
+is($server->sql("SET ROLE bob; SELECT count(*) FROM tlaw_runs"), 0, 'a run is seen by its owner');
+is($server->sql("SET ROLE alice; SELECT run_id FROM tlaw_runs"), $alices, 'and not by others');
+like($server->sql("SET ROLE bob; SELECT tlaw_cancel($alices)"), qr/permission denied for run $alices/, 'nor touched');
+like($server->sql("SET ROLE bob; SELECT * FROM tlaw_run"), qr/permission denied for table tlaw_run/, 'the tables are closed');
+$server->sql('REVOKE team FROM alice');
+$server->set('tlaw.max_workers = 1');
+wait_for(sub { $server->sql('LOAD $$tlaw$$; SHOW tlaw.max_workers') eq '1' });
+my $other = $server->sql("SELECT tlaw_train($short, again => true)");
+$server->sql("CALL tlaw_wait($other)");
+is($server->sql("SELECT status, error FROM tlaw_run WHERE run_id = $alices"),
+    qq{failed|the run's owner, role "alice", has no right to corpus "c" any more}, 'a right that is lost before the run starts');
+$server->sql('REVOKE ALL ON FUNCTION tlaw_train FROM alice; DROP ROLE alice');
+is($server->sql('SELECT count(*) FROM tlaw_runs') >= 1, 1, 'the view works when a role is gone');
+
+# ---- dump and restore ----
+
+my $waiting = $server->sql(["BEGIN", "SELECT tlaw_train($short, again => true, priority => -1)", 'COMMIT']);
+$server->sql("CALL tlaw_wait($waiting)");
+$server->sql("UPDATE tlaw_run SET status = 'queued' WHERE run_id = $waiting");
+$server->command('sh', '-c', TlawServer::program('createdb') . " -h $server->{dir} -U postgres copy && " . TlawServer::program('pg_dump') . " -h $server->{dir} -U postgres postgres | "
+        . TlawServer::program('psql') . " -qX -v ON_ERROR_STOP=1 -h $server->{dir} -U postgres copy");
+is($server->sql('SELECT sum(hashtext(r::text)) FROM tlaw_run r', 'copy'), $server->sql('SELECT sum(hashtext(r::text)) FROM tlaw_run r'), 'dump and restore: the same rows');
+like($server->sql("CALL tlaw_wait($waiting)", 'copy'), qr/were queued by another server or database/, 'a restored queue does not start by itself');
+is($server->sql("SELECT tlaw_train($short, again => true)", 'copy'), $waiting + 1, 'ids go on where they were');
+ok(wait_for(sub { $server->sql("SELECT status FROM tlaw_run WHERE run_id = $waiting + 1", 'copy') eq 'done' }), 'new runs train');
+is($server->sql("SELECT status FROM tlaw_run WHERE run_id = $waiting", 'copy'), 'queued', 'the restored one does not');
+$server->sql("SELECT tlaw_retry($waiting); ", 'copy');
+ok(wait_for(sub { $server->sql("SELECT status FROM tlaw_run WHERE run_id = $waiting", 'copy') eq 'done' }), 'until tlaw_retry makes it this one\'s');
+
+# ---- the extension and the database go while a run trains ----
+
+my $last = $server->sql("SELECT tlaw_train($long, again => true)", 'copy');
+wait_for(sub { $server->engines });
+is($server->sql('DROP EXTENSION tlaw CASCADE', 'copy'), '', 'DROP EXTENSION while running');
+ok(wait_for(sub { !$server->workers && !TlawServer::stray_engines() }, 5), 'the worker leaves quietly');
+is($server->corpus('copy') =~ /ERROR:  relation "t"/, 1, 'CREATE EXTENSION again');
+$server->sql(q{SELECT tlaw_create_corpus('t', 'body', 'c')}, 'copy');
+$server->sql("SELECT tlaw_train($long, again => true)", 'copy');
+ok(wait_for(sub { $server->engines }), 'runs again');
+is($server->sql('DROP DATABASE copy WITH (FORCE)'), '', 'DROP DATABASE WITH (FORCE) of the worker\'s own');
+ok(wait_for(sub { !$server->workers && !TlawServer::stray_engines() }, 5), 'nothing is left');
+unlike($server->log_text, qr/reinitializing|PANIC|TRAP/, 'the cluster has not restarted');
+done_testing;
