@@ -21,7 +21,8 @@ SELECT loss > 0 AND loss < ln(257) AS loss, loss_se > 0 AND loss_se < 0.2 AS los
        tokens = (SELECT validation_tokens FROM tlaw_corpora WHERE corpus = 'nights') AS tokens,
        documents = (SELECT validation_documents FROM tlaw_corpora WHERE corpus = 'nights') AS documents
   FROM tlaw_validation_loss(:run);
-SELECT a.loss = b.loss AND a.loss_se = b.loss_se AS same FROM tlaw_validation_loss(:run) a, tlaw_validation_loss(:run) b;
+SELECT a.loss = b.loss AND a.loss_se = b.loss_se AS same, a.loss = val_loss_min AS as_in_training
+  FROM tlaw_validation_loss(:run) a, tlaw_validation_loss(:run) b, tlaw_runs WHERE run_id = :run;
 SELECT tokens = bytes + documents AS tokens, bytes = (SELECT sum(length(body)) FROM nights) AS bytes, documents
   FROM tlaw_validation_loss(:run, 'nights', 'body');
 CREATE VIEW noise AS SELECT md5(i::text) AS body FROM generate_series(1, 50) i UNION ALL SELECT NULL UNION ALL SELECT '';

@@ -5,7 +5,10 @@ use warnings;
 use IPC::Open2;
 use Test::More;
 use Time::HiRes qw(sleep time);
+use TlawServer ();
 
+my $server = TlawServer->new; # its backends will be killed
+@ENV{qw(PGHOST PGPORT PGUSER)} = ($server->{dir}, 5432, 'postgres');
 my $files = query('SHOW data_directory') . '/base/pgsql_tmp/pgsql_tmp_tlaw';
 
 # ---- sessions: psql processes that are sent queries and asked for the output later ----
@@ -218,5 +221,4 @@ finish($s);
 ok(wait_for(sub { qx(psql -qAtX -d postgres -c 'SELECT 1' 2>/dev/null) eq "1\n" }), 'the server is back');
 ok(no_files(), 'there is no file');
 
-query('DROP DATABASE tlaw_client');
 done_testing();
