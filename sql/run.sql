@@ -1,0 +1,108 @@
+-- Runs: submitting, estimating, recording, cancelling, retrying, dropping; good and bad input.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS tlaw;
+CREATE TABLE run_text AS
+    SELECT (SELECT string_agg(md5((i * 1000 + j)::text), ' ') FROM generate_series(1, 20) j) AS body FROM generate_series(1, 200) i;
+SELECT tlaw_create_corpus('run_text', 'body');
+-- sweeps
+SELECT * FROM tlaw_log_series(1000, 100000, 5);
+SELECT * FROM tlaw_log_series(7, 7, 1);
+SELECT * FROM tlaw_log_series(7, 6, 2);
+SELECT * FROM tlaw_log_series(0.5, 6, 2);
+SELECT * FROM tlaw_log_series(1, 6, 1);
+SELECT * FROM tlaw_log_series(1, NULL, 1);
+-- an estimate says what the run would be
+SELECT n_params, n_params_non_embedding, train_tokens, tokens_seen, steps, batch_size, learning_rate, device, precision,
+       flops, memory_bytes > 64 * 1048576 AS memory, seconds > 0 AS seconds
+  FROM tlaw_estimate('run_text', n_layer => 1, d_model => 16, context_length => 16, steps => 100, batch_size => 4,
+                     train_tokens => 1e5, learning_rate => 0.01);
+-- a run
+SELECT tlaw_train('run_text', study => 'regress', n_layer => 1, d_model => 16, context_length => 16, steps => 100,
+                  batch_size => 4, eval_tokens => 500, bias => true) AS run \gset
+SELECT tlaw_train('run_text', study => 'regress', n_layer => 1, d_model => 16, context_length => 16, steps => 100,
+                  batch_size => 4, eval_tokens => 500, bias => true) = :run AS same;
+SELECT tlaw_train('run_text', study => 'regress', n_layer => 1, d_model => 16, context_length => 16, steps => 100,
+                  batch_size => 4, eval_tokens => 500, bias => true, again => true) > :run AS again;
+CALL tlaw_wait(:run);
+CALL tlaw_wait('regress');
+SELECT study, corpus, arch, n_layer, n_head, d_model, context_length, status, n_params, n_params_non_embedding,
+       train_tokens, subset_seed, seed, tokens_seen, flops, device, precision, code_version, error, steps, bias
+  FROM tlaw_runs WHERE study = 'regress' ORDER BY run_id;
+SELECT val_loss_min <= val_loss AND val_loss < 5.6 AND test_loss < 5.6 AND test_loss_se > 0 AND bits_per_byte > 0
+       AND tokens_per_second > 0 AND mfu > 0 AND train_bytes > 0 AND started_at >= submitted_at AND finished_at > started_at AS plausible
+  FROM tlaw_runs WHERE run_id = :run;
+SELECT count(*) > 5 AS points, min(step), max(step), bool_and(val_loss > 0) AS validated FROM tlaw_losses WHERE run_id = :run;
+SELECT count(*) FROM tlaw_progress;
+-- the same run without a study is the run that there is; a run without a study joins the study that asks for it
+SELECT tlaw_train('run_text', n_layer => 1, d_model => 16, context_length => 16, steps => 100, batch_size => 4,
+                  eval_tokens => 500, bias => true) = :run AS same;
+SELECT tlaw_train('run_text', n_layer => 1, d_model => 16, context_length => 16, steps => 50) AS loose \gset
+SELECT tlaw_train('run_text', study => 'regress', n_layer => 1, d_model => 16, context_length => 16, steps => 50) = :loose AS same;
+SELECT tlaw_train('run_text', study => 'other', n_layer => 1, d_model => 16, context_length => 16, steps => 50) > :loose AS own;
+SELECT study FROM tlaw_runs WHERE run_id = :loose;
+CALL tlaw_wait('regress');
+CALL tlaw_wait('other');
+-- bad input
+SELECT tlaw_train(NULL);
+SELECT tlaw_train('nothing');
+SELECT tlaw_train('run_text', arch => 'rnn');
+SELECT tlaw_train('run_text', n_layer => 0);
+SELECT tlaw_train('run_text', n_layer => 1.5);
+SELECT tlaw_train('run_text', n_layer => -1);
+SELECT tlaw_train('run_text', d_model => 30, n_head => 4);
+SELECT tlaw_train('run_text', context_length => 1e9);
+SELECT tlaw_train('run_text', train_tokens => 1e9);
+SELECT tlaw_train('run_text', train_tokens => 'NaN');
+SELECT tlaw_train('run_text', seed => -1);
+SELECT tlaw_train('run_text', learning_rate => 'infinity');
+SELECT tlaw_train('run_text', learning_rate => 1, min_learning_rate => 2);
+SELECT tlaw_train('run_text', steps => 10, warmup_steps => 11);
+SELECT tlaw_train('run_text', schedule => 'linear');
+SELECT tlaw_train('run_text', schedule => '');
+SELECT tlaw_train('run_text', beta1 => 1);
+SELECT tlaw_train('run_text', eval_tokens => 1e9);
+SELECT tlaw_train('run_text', checkpoint => 'all');
+SELECT tlaw_train('run_text', device => 'tpu');
+SELECT tlaw_train('run_text', device => 'cuda:99');
+SELECT tlaw_train('run_text', "precision" => 'float16');
+SELECT tlaw_train('run_text', threads => 0);
+SELECT tlaw_train('run_text', priority => 1e9);
+SELECT tlaw_train('run_text', study => '');
+DO $$
+BEGIN
+    PERFORM tlaw_train('run_text', d_model => 8192, n_layer => 200);
+EXCEPTION WHEN configuration_limit_exceeded THEN
+    RAISE WARNING '%', regexp_replace(SQLERRM, '[0-9]+ MB$', 'so many MB');
+END
+$$;
+-- states
+\set VERBOSITY sqlstate
+SELECT tlaw_cancel(:run);
+SELECT tlaw_retry(:run);
+\set VERBOSITY default
+SELECT tlaw_cancel(0);
+SELECT tlaw_cancel('nothing');
+SELECT tlaw_retry(0);
+SELECT tlaw_drop_run(0);
+CALL tlaw_wait(0);
+CALL tlaw_wait(NULL::bigint);
+CALL tlaw_wait('nothing');
+BEGIN;
+CALL tlaw_wait('regress');
+ROLLBACK;
+-- results measured elsewhere
+SELECT tlaw_record_run('elsewhere', n_params => 1e6, train_tokens => 1e9, test_loss => 3.2, tokens_seen => 2e9, device => 'tpu') AS recorded \gset
+SELECT study, corpus, status, n_params, train_tokens, tokens_seen, epochs, test_loss, device, owner = current_user AS mine
+  FROM tlaw_runs WHERE run_id = :recorded;
+CALL tlaw_wait('elsewhere');
+SELECT tlaw_record_run(NULL, test_loss => 1);
+SELECT tlaw_record_run('elsewhere', n_params => 1e6);
+SELECT tlaw_record_run('elsewhere', n_params => -1, test_loss => 1);
+SELECT tlaw_record_run('elsewhere', test_loss => 'NaN');
+SELECT tlaw_record_run('elsewhere', test_loss => 1, n_layer => 2.5);
+-- dropping
+SELECT count(tlaw_drop_run(run_id)) FROM tlaw_runs WHERE study IN ('regress', 'other', 'elsewhere');
+SELECT count(*) FROM tlaw_runs WHERE corpus = 'run_text';
+SELECT count(*) FROM tlaw_losses WHERE run_id = :run;
+SELECT tlaw_drop_corpus('run_text');
+DROP TABLE run_text;
