@@ -1,11 +1,12 @@
 /*
- * The door between the wings: the messages that a PostgreSQL process and tlaw_engine exchange over one socket.
+ * The door between the wings: the messages that a PostgreSQL process and tlaw_engine exchange over one
+ * socket.
  *
- * Owns: the frame (16 bytes: magic+version, type, payload length; then the payload), the list of messages with
- * their fields, and the checked encoder and decoder that this list generates.
- * Invariants: fields travel in the order written, little-endian; a frame whose magic, type, length or any field
- * is not as listed is refused with a reason, never trusted; a payload is at most TLAW_WIRE_MAX_PAYLOAD bytes;
- * larger data (weights, checkpoints) go as TLAW_CHUNK frames after the message that announces their length.
+ * Owns: the frame (16 bytes: magic+version, type, payload length; then the payload), the list of messages
+ * with their fields, and the checked encoder and decoder that this list generates. Invariants: fields travel
+ * in the order written, little-endian; a frame whose magic, type, length or any field is not as listed is
+ * refused with a reason, never trusted; a payload is at most TLAW_WIRE_MAX_PAYLOAD bytes; larger data
+ * (weights, checkpoints) go as TLAW_CHUNK frames after the message that announces their length.
  *
  * Descriptors of an engine: 3 the socket, 4 the token file (read-only; a fresh read-write file for a freeze),
  * 5 a spool file (freeze, dimension), 2 a pipe whose last words the parent keeps.
@@ -25,10 +26,12 @@
 #define TLAW_TEXT_SIZE        1024
 
 /*
- * X(NAME, struct name) with a field list each.  I64, F64, STR (NUL-terminated, TLAW_NAME_SIZE), TXT (the same,
- * TLAW_TEXT_SIZE), SPEC (a struct tlaw_spec), BLOB (the rest of the payload: pointer and length; last only).
+ * X(NAME, struct name) with a field list each.  I64, F64, STR (NUL-terminated, TLAW_NAME_SIZE), TXT (the
+ * same, TLAW_TEXT_SIZE), SPEC (a struct tlaw_spec), BLOB (the rest of the payload: pointer and length; last
+ * only).
  */
 
+/* clang-format off: fields stay on the lines that group them */
 /* ---- parent to engine: one job a process ---- */
 #define TLAW_TRAIN_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                    \
     SPEC(spec) I64(run_id) I64(threads) I64(memory_limit) F64(checkpoint_seconds) I64(resume_bytes)
@@ -42,18 +45,21 @@
     BLOB(data)
 #define TLAW_END_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)
 #define TLAW_EVALUATE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                 \
-    SPEC(spec) I64(model_bytes) I64(threads)                                                                 \
-    STR(part)    /* "validation", "test", or "documents": DOCUMENT frames and END follow */
+    SPEC(spec)                                                                                               \
+    I64(model_bytes) I64(threads)                                                                            \
+        STR(part) /* "validation", "test", or "documents": DOCUMENT frames and END follow */
 #define TLAW_GENERATE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                 \
-    SPEC(spec) I64(model_bytes) I64(threads) I64(max_tokens) F64(temperature) I64(top_k) F64(top_p)          \
-    I64(seed) BLOB(prompt)
+    SPEC(spec)                                                                                               \
+    I64(model_bytes) I64(threads) I64(max_tokens) F64(temperature) I64(top_k) F64(top_p) I64(seed)           \
+        BLOB(prompt)
 #define TLAW_EMBED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                    \
-    SPEC(spec) I64(model_bytes) /* 0: untrained weights of spec.seed */                                      \
-    I64(threads) I64(layer)     /* 0: embeddings, l: after block l, n_layer + 1: after the final norm */     \
-    I64(positions)              /* random positions a document; 0: all */                                    \
-    I64(prefix)                 /* tokens of each document used, at most context_length */                   \
-    I64(max_documents)          /* 0: all */                                                                 \
-    I64(seed) STR(part)         /* as in EVALUATE */
+    SPEC(spec)                                                                                               \
+    I64(model_bytes)            /* 0: untrained weights of spec.seed */                                      \
+        I64(threads) I64(layer) /* 0: embeddings, l: after block l, n_layer + 1: after the final norm */     \
+        I64(positions)          /* random positions a document; 0: all */                                    \
+        I64(prefix)             /* tokens of each document used, at most context_length */                   \
+        I64(max_documents)      /* 0: all */                                                                 \
+        I64(seed) STR(part)     /* as in EVALUATE */
 #define TLAW_PROBE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)
 #define TLAW_ESTIMATE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) SPEC(spec) I64(threads)
 
@@ -67,10 +73,12 @@
     I64(step) I64(bytes) BLOB(sha256)
 #define TLAW_CHUNK_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) BLOB(data)
 #define TLAW_RESULT_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
-    I64(best_step) F64(train_loss) F64(test_loss) F64(test_loss_se) F64(bits_per_byte) I64(test_tokens)      \
-    I64(test_bytes) I64(test_documents) I64(train_bytes) I64(train_documents) F64(tokens_per_second)         \
-    F64(train_seconds) F64(eval_seconds) F64(mfu) I64(peak_memory)
-/* One BLOB of (int64 document, int64 tokens, int64 bytes, double loss_sum) per record, documents in file order. */
+    I64(best_step)                                                                                           \
+    F64(train_loss) F64(test_loss) F64(test_loss_se) F64(bits_per_byte) I64(test_tokens) I64(test_bytes)     \
+        I64(test_documents) I64(train_bytes) I64(train_documents) F64(tokens_per_second) F64(train_seconds)  \
+            F64(eval_seconds) F64(mfu) I64(peak_memory)
+/* One BLOB of (int64 document, int64 tokens, int64 bytes, double loss_sum) per record, documents in file
+ * order. */
 #define TLAW_DOCUMENT_LOSSES_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) BLOB(records)
 #define TLAW_EVALUATED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \
     F64(loss) F64(loss_se) F64(bits_per_byte) F64(bits_per_byte_se) I64(tokens) I64(bytes) I64(documents)
@@ -78,10 +86,11 @@
 /* BLOB: d_model float32 */
 #define TLAW_EMBEDDING_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) I64(document) I64(position) BLOB(vector)
 #define TLAW_FROZEN_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
-    I64(documents) I64(tokens) I64(bytes) I64(vocab_size) I64(train_documents) I64(train_tokens)             \
-    I64(train_bytes) I64(validation_documents) I64(validation_tokens) I64(validation_bytes)                  \
-    I64(test_documents) I64(test_tokens) I64(test_bytes) I64(tokenizer_documents) I64(empty_documents)       \
-    I64(groups) I64(file_bytes) I64(tokenizer_offset) I64(tokenizer_bytes) BLOB(sha256)
+    I64(documents)                                                                                           \
+    I64(tokens) I64(bytes) I64(vocab_size) I64(train_documents) I64(train_tokens) I64(train_bytes)           \
+        I64(validation_documents) I64(validation_tokens) I64(validation_bytes) I64(test_documents)           \
+            I64(test_tokens) I64(test_bytes) I64(tokenizer_documents) I64(empty_documents) I64(groups)       \
+                I64(file_bytes) I64(tokenizer_offset) I64(tokenizer_bytes) BLOB(sha256)
 #define TLAW_DEVICE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
     STR(device) STR(isa) TXT(name) I64(cores) I64(memory) F64(gflops) TXT(unusable)
 #define TLAW_ESTIMATED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \
@@ -91,6 +100,7 @@
     STR(code) /* "input", "memory", "diverged", "checkpoint", "protocol", "io", "internal" */                \
     I64(step) F64(grad_norm) TXT(message)
 
+/* clang-format on */
 #define TLAW_WIRE_MESSAGES(X)                                                                                \
     X(TRAIN, train)                                                                                          \
     X(THREADS, threads)                                                                                      \
@@ -148,8 +158,8 @@ union tlaw_any_message {
 #define TLAW_WIRE_HEADER 16
 
 /*
- * Appends one frame to a growing buffer.  message: the struct of that type.  Returns 0, or -1 when the payload
- * would be too large or memory is short (nothing appended).
+ * Appends one frame to a growing buffer.  message: the struct of that type.  Returns 0, or -1 when the
+ * payload would be too large or memory is short (nothing appended).
  */
 struct tlaw_wire_buffer {
     unsigned char *data;
