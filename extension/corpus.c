@@ -281,6 +281,7 @@ Datum tlaw_create_corpus(PG_FUNCTION_ARGS)
     struct corpus_arguments arguments;
     int fd;
 
+    PreventCommandIfReadOnly("tlaw_create_corpus()");
     check_arguments(fcinfo, &arguments);
     fd = tlaw_temporary_file();
     PG_TRY();
@@ -323,6 +324,7 @@ Datum tlaw_drop_corpus(PG_FUNCTION_ARGS)
     bool null;
     Datum sha256;
 
+    PreventCommandIfReadOnly("tlaw_drop_corpus()");
     tlaw_begin(&session);
     /* locked first: a run that is being submitted holds the row's key until it commits */
     select_corpus("SELECT owner, sha256 FROM @.tlaw_corpus WHERE corpus = $1 FOR UPDATE", name);

@@ -27,7 +27,8 @@ extern pid_t engine_pid(const struct engine *engine);
  * Nothing is raised when the engine has gone: the next engine_receive tells why.
  */
 extern void engine_send(struct engine *engine, enum tlaw_message type, const void *message);
-/* The same for many small messages: gathers them, and sends when there are 256 kB or with the next engine_send. */
+/* The same for many small messages: gathers them, and sends when there are 256 kB or with the next
+ * engine_send. */
 extern void engine_buffer(struct engine *engine, enum tlaw_message type, const void *message);
 /* Streams bytes as CHUNK frames. */
 extern void engine_send_chunks(struct engine *engine, const void *data, size_t size);

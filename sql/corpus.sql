@@ -92,6 +92,9 @@ INSERT INTO empty VALUES (NULL), (''), ('one text'), ('one text'), ('another');
 SELECT tlaw_create_corpus('empty', 'body');
 CREATE VIEW broken AS SELECT (1 / (id - 399))::text AS body FROM fables;
 SELECT tlaw_create_corpus('broken', 'body');
+BEGIN READ ONLY;
+SELECT tlaw_create_corpus('fables', 'body', 'x');
+ROLLBACK;
 SELECT count(*) AS nothing_stored FROM tlaw_corpora WHERE corpus IN ('x', 'empty', 'broken');
 
 -- a rollback, also to a savepoint, leaves nothing
