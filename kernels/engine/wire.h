@@ -31,7 +31,9 @@
  * only).
  */
 
-/* clang-format off: fields stay on the lines that group them */
+/* Fields stay on the lines that group them. */
+/* clang-format off */
+
 /* ---- parent to engine: one job a process ---- */
 #define TLAW_TRAIN_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                    \
     SPEC(spec) I64(run_id) I64(threads) I64(memory_limit) F64(checkpoint_seconds) I64(resume_bytes)
@@ -45,21 +47,18 @@
     BLOB(data)
 #define TLAW_END_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)
 #define TLAW_EVALUATE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                 \
-    SPEC(spec)                                                                                               \
-    I64(model_bytes) I64(threads)                                                                            \
-        STR(part) /* "validation", "test", or "documents": DOCUMENT frames and END follow */
+    SPEC(spec) I64(model_bytes) I64(threads)                                                                 \
+    STR(part)    /* "validation", "test", or "documents": DOCUMENT frames and END follow */
 #define TLAW_GENERATE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                 \
-    SPEC(spec)                                                                                               \
-    I64(model_bytes) I64(threads) I64(max_tokens) F64(temperature) I64(top_k) F64(top_p) I64(seed)           \
-        BLOB(prompt)
+    SPEC(spec) I64(model_bytes) I64(threads) I64(max_tokens) F64(temperature) I64(top_k) F64(top_p)          \
+    I64(seed) BLOB(prompt)
 #define TLAW_EMBED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                    \
-    SPEC(spec)                                                                                               \
-    I64(model_bytes)            /* 0: untrained weights of spec.seed */                                      \
-        I64(threads) I64(layer) /* 0: embeddings, l: after block l, n_layer + 1: after the final norm */     \
-        I64(positions)          /* random positions a document; 0: all */                                    \
-        I64(prefix)             /* tokens of each document used, at most context_length */                   \
-        I64(max_documents)      /* 0: all */                                                                 \
-        I64(seed) STR(part)     /* as in EVALUATE */
+    SPEC(spec) I64(model_bytes) /* 0: untrained weights of spec.seed */                                      \
+    I64(threads) I64(layer)     /* 0: embeddings, l: after block l, n_layer + 1: after the final norm */     \
+    I64(positions)              /* random positions a document; 0: all */                                    \
+    I64(prefix)                 /* tokens of each document used, at most context_length */                   \
+    I64(max_documents)          /* 0: all */                                                                 \
+    I64(seed) STR(part)         /* as in EVALUATE */
 #define TLAW_PROBE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)
 #define TLAW_ESTIMATE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) SPEC(spec) I64(threads)
 
@@ -73,12 +72,10 @@
     I64(step) I64(bytes) BLOB(sha256)
 #define TLAW_CHUNK_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) BLOB(data)
 #define TLAW_RESULT_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
-    I64(best_step)                                                                                           \
-    F64(train_loss) F64(test_loss) F64(test_loss_se) F64(bits_per_byte) I64(test_tokens) I64(test_bytes)     \
-        I64(test_documents) I64(train_bytes) I64(train_documents) F64(tokens_per_second) F64(train_seconds)  \
-            F64(eval_seconds) F64(mfu) I64(peak_memory)
-/* One BLOB of (int64 document, int64 tokens, int64 bytes, double loss_sum) per record, documents in file
- * order. */
+    I64(best_step) F64(train_loss) F64(test_loss) F64(test_loss_se) F64(bits_per_byte) I64(test_tokens)      \
+    I64(test_bytes) I64(test_documents) I64(train_bytes) I64(train_documents) F64(tokens_per_second)         \
+    F64(train_seconds) F64(eval_seconds) F64(mfu) I64(peak_memory)
+/* One BLOB of (int64 document, int64 tokens, int64 bytes, double loss_sum) per record, documents in file order. */
 #define TLAW_DOCUMENT_LOSSES_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) BLOB(records)
 #define TLAW_EVALUATED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \
     F64(loss) F64(loss_se) F64(bits_per_byte) F64(bits_per_byte_se) I64(tokens) I64(bytes) I64(documents)
@@ -86,11 +83,10 @@
 /* BLOB: d_model float32 */
 #define TLAW_EMBEDDING_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) I64(document) I64(position) BLOB(vector)
 #define TLAW_FROZEN_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
-    I64(documents)                                                                                           \
-    I64(tokens) I64(bytes) I64(vocab_size) I64(train_documents) I64(train_tokens) I64(train_bytes)           \
-        I64(validation_documents) I64(validation_tokens) I64(validation_bytes) I64(test_documents)           \
-            I64(test_tokens) I64(test_bytes) I64(tokenizer_documents) I64(empty_documents) I64(groups)       \
-                I64(file_bytes) I64(tokenizer_offset) I64(tokenizer_bytes) BLOB(sha256)
+    I64(documents) I64(tokens) I64(bytes) I64(vocab_size) I64(train_documents) I64(train_tokens)             \
+    I64(train_bytes) I64(validation_documents) I64(validation_tokens) I64(validation_bytes)                  \
+    I64(test_documents) I64(test_tokens) I64(test_bytes) I64(tokenizer_documents) I64(empty_documents)       \
+    I64(groups) I64(file_bytes) I64(tokenizer_offset) I64(tokenizer_bytes) BLOB(sha256)
 #define TLAW_DEVICE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
     STR(device) STR(isa) TXT(name) I64(cores) I64(memory) F64(gflops) TXT(unusable)
 #define TLAW_ESTIMATED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \
@@ -101,6 +97,7 @@
     I64(step) F64(grad_norm) TXT(message)
 
 /* clang-format on */
+
 #define TLAW_WIRE_MESSAGES(X)                                                                                \
     X(TRAIN, train)                                                                                          \
     X(THREADS, threads)                                                                                      \
