@@ -180,6 +180,49 @@ CREATE FUNCTION @extschema@.tlaw_fit(source text, x text DEFAULT NULL, forms tex
 COMMENT ON FUNCTION @extschema@.tlaw_fit IS
     'fits forms of scaling laws to a study''s finished runs or a query''s rows; one row a form, the rest in tlaw_fits';
 
+CREATE FUNCTION @extschema@.tlaw_predict(fit int8, n_params float8 DEFAULT NULL, n_tokens float8 DEFAULT NULL,
+    unique_tokens float8 DEFAULT NULL, x float8 DEFAULT NULL, OUT loss float8, OUT loss_se float8, OUT low float8,
+    OUT high float8, OUT run_low float8, OUT run_high float8)
+    AS 'MODULE_PATHNAME', 'tlaw_predict' LANGUAGE c STABLE;
+COMMENT ON FUNCTION @extschema@.tlaw_predict IS
+    'loss that a fit predicts; low, high: interval of the law (delta method), run_low, run_high: of one new run';
+
+CREATE FUNCTION @extschema@.tlaw_compute_optimal(fit int8, flops float8, OUT n_params float8,
+    OUT n_params_low float8, OUT n_params_high float8, OUT n_tokens float8, OUT n_tokens_low float8,
+    OUT n_tokens_high float8, OUT tokens_per_param float8, OUT tokens_per_param_low float8,
+    OUT tokens_per_param_high float8, OUT loss float8, OUT loss_low float8, OUT loss_high float8)
+    AS 'MODULE_PATHNAME', 'tlaw_compute_optimal' LANGUAGE c STABLE;
+COMMENT ON FUNCTION @extschema@.tlaw_compute_optimal IS
+    'the n_params and n_tokens of least loss for 6 n_params n_tokens = flops; intervals from the fit''s bootstrap draws, else by the delta method';
+
+CREATE FUNCTION @extschema@.tlaw_joint_region(fit int8, first text DEFAULT 'a', second text DEFAULT 'alpha',
+    points float8 DEFAULT 64) RETURNS TABLE (first_value float8, second_value float8)
+    AS 'MODULE_PATHNAME', 'tlaw_joint_region' LANGUAGE c STABLE;
+COMMENT ON FUNCTION @extschema@.tlaw_joint_region IS
+    'boundary of the joint confidence region of two parameters of a fit, point by point; none where there is no covariance';
+
+CREATE FUNCTION @extschema@.tlaw_next_run(fit int8, candidates text, n_params float8 DEFAULT NULL,
+    n_tokens float8 DEFAULT NULL, unique_tokens float8 DEFAULT NULL, x float8 DEFAULT NULL)
+    RETURNS TABLE (rank int8, candidate_n_params float8, candidate_n_tokens float8, candidate_x float8, flops float8,
+                   se_ratio float8, gain_per_flop float8)
+    AS 'MODULE_PATHNAME', 'tlaw_next_run' LANGUAGE c STABLE;
+COMMENT ON FUNCTION @extschema@.tlaw_next_run IS
+    'candidate runs (rows of a query) ranked by how much each lowers the variance of the prediction at the target, per FLOP; se_ratio: its standard error afterwards over now';
+
+CREATE FUNCTION @extschema@.tlaw_check_runs(fit int8, source text)
+    RETURNS TABLE (run_id int8, n_params float8, n_tokens float8, x float8, loss float8, predicted float8,
+                   run_low float8, run_high float8, outside boolean)
+    AS 'MODULE_PATHNAME', 'tlaw_check_runs' LANGUAGE c STABLE;
+COMMENT ON FUNCTION @extschema@.tlaw_check_runs IS
+    'results of a study or a query against a fit''s predictive interval; outside: something changed, or the law does not hold there';
+
+CREATE FUNCTION @extschema@.tlaw_power(sizes float8[], replicates float8, noise float8, alpha float8,
+    irreducible_share float8 DEFAULT NULL, subset_noise float8 DEFAULT 0, level float8 DEFAULT 0.95,
+    OUT alpha_se float8, OUT df float8, OUT half_width float8)
+    AS 'MODULE_PATHNAME', 'tlaw_power' LANGUAGE c IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.tlaw_power IS
+    'standard error of alpha that a planned study will give: noise and subset_noise are standard deviations of ln loss, irreducible_share of the loss at the largest size (NULL: a power law is fitted)';
+
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_study_plan', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record_fit_id_seq', '');

@@ -226,10 +226,10 @@ void law_load(int64 fit_id, struct tlaw_fit *fit, double (**draws)[TLAW_MAX_PARA
     int p;
 
     tlaw_begin(&session);
-    if (tlaw_execute(SPI_OK_SELECT, "SELECT * FROM @.tlaw_fit_record WHERE fit_id = $1", 1, &type, &value, NULL) == 0)
+    if (tlaw_execute(SPI_OK_SELECT, "SELECT owner::text AS owner_name, * FROM @.tlaw_fit_record WHERE fit_id = $1", 1, &type, &value, NULL) == 0)
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("fit: there is no fit " INT64_FORMAT, fit_id),
                         errhint("The view tlaw_fits lists yours.")));
-    tlaw_require_owner(text_column("owner", context), "fit", psprintf(INT64_FORMAT, fit_id));
+    tlaw_require_owner(text_column("owner_name", context), "fit", psprintf(INT64_FORMAT, fit_id));
     memset(fit, 0, sizeof(*fit));
     fit->form = law_form_argument(text_column("form", context));
     p = tlaw_form_info(fit->form)->n_params;
