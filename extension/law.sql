@@ -223,6 +223,38 @@ CREATE FUNCTION @extschema@.tlaw_power(sizes float8[], replicates float8, noise 
 COMMENT ON FUNCTION @extschema@.tlaw_power IS
     'standard error of alpha that a planned study will give: noise and subset_noise are standard deviations of ln loss, irreducible_share of the loss at the largest size (NULL: a power law is fitted)';
 
+CREATE FUNCTION @extschema@.tlaw_holdout(source text, x text DEFAULT NULL, forms text[] DEFAULT NULL,
+    loss text DEFAULT NULL, delta float8 DEFAULT 1e-3, y text DEFAULT NULL, cluster text DEFAULT NULL,
+    largest float8 DEFAULT 0.2, train_below float8 DEFAULT NULL, level float8 DEFAULT 0.95)
+    RETURNS TABLE (form text, n_train int8, n_test int8, train_below_flops float8, mean_abs_error_pct float8,
+                   bias_pct float8, inside float8, converged boolean, message text)
+    AS 'MODULE_PATHNAME', 'tlaw_holdout' LANGUAGE c STABLE;
+COMMENT ON FUNCTION @extschema@.tlaw_holdout IS
+    'fits forms without the largest compute and says how well each predicts it; inside: share within the predictive interval';
+
+CREATE FUNCTION @extschema@.tlaw_sensitivity(source text, form text DEFAULT 'power_law_offset', x text DEFAULT NULL,
+    loss text DEFAULT NULL, delta float8 DEFAULT 1e-3, y text DEFAULT NULL, cluster text DEFAULT NULL,
+    level float8 DEFAULT 0.95)
+    RETURNS TABLE (choice text, setting text, alpha float8, alpha_low float8, alpha_high float8, beta float8,
+                   irreducible float8, n int8, converged boolean, message text)
+    AS 'MODULE_PATHNAME', 'tlaw_sensitivity' LANGUAGE c STABLE;
+COMMENT ON FUNCTION @extschema@.tlaw_sensitivity IS
+    'one fit again under other losses and deltas, outlier rules, sizes left out, definitions of n_params, checkpoint rules';
+
+CREATE FUNCTION @extschema@.tlaw_isoflop(source text, y text DEFAULT NULL, level float8 DEFAULT 0.95)
+    RETURNS TABLE (approach int, name text, exponent float8, low float8, high float8, bias float8, points int,
+                   message text)
+    AS 'MODULE_PATHNAME', 'tlaw_isoflop' LANGUAGE c STABLE;
+COMMENT ON FUNCTION @extschema@.tlaw_isoflop IS
+    'exponent of the compute-optimal n_params in FLOPs by three approaches; bias: what the approach adds on this grid without any noise, if the surface holds';
+
+CREATE FUNCTION @extschema@.tlaw_compare_runs(run_a int8, run_b int8, level float8 DEFAULT 0.95, OUT documents int8,
+    OUT loss_a float8, OUT loss_b float8, OUT difference float8, OUT se float8, OUT low float8, OUT high float8,
+    OUT p float8, OUT a_better float8)
+    AS 'MODULE_PATHNAME', 'tlaw_compare_runs' LANGUAGE c STABLE STRICT;
+COMMENT ON FUNCTION @extschema@.tlaw_compare_runs IS
+    'paired comparison of two runs over the same test documents: loss per token, their difference with its interval; a_better: share of the documents';
+
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_study_plan', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record_fit_id_seq', '');
