@@ -110,5 +110,6 @@ void job_generate(struct engine *, const union tlaw_any_message *);
 void job_embed(struct engine *, const union tlaw_any_message *);
 void job_probe(struct engine *, const union tlaw_any_message *);
 void job_estimate(struct engine *, const union tlaw_any_message *);
+void job_dimension(struct engine *, const union tlaw_any_message *);
 
 #endif

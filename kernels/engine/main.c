@@ -21,7 +21,7 @@ static const struct job {
 } jobs[] = {
     {TLAW_TRAIN, job_train},       {TLAW_FREEZE, job_freeze}, {TLAW_EVALUATE, job_evaluate},
     {TLAW_GENERATE, job_generate}, {TLAW_EMBED, job_embed},   {TLAW_PROBE, job_probe},
-    {TLAW_ESTIMATE, job_estimate},
+    {TLAW_ESTIMATE, job_estimate}, {TLAW_POINTS, job_dimension},
 };
 
 /* When memory runs out, this process is the one to go: never the server's. */

@@ -9,7 +9,7 @@
  * (weights, checkpoints) go as TLAW_CHUNK frames after the message that announces their length.
  *
  * Descriptors of an engine: 3 the socket, 4 the token file (read-only; a fresh read-write file for a freeze),
- * 5 a spool file (freeze, dimension), 2 a pipe whose last words the parent keeps.
+ * 5 a spool file (freeze, points), 2 a pipe whose last words the parent keeps.
  */
 #ifndef TLAW_WIRE_H
 #define TLAW_WIRE_H
@@ -61,6 +61,13 @@
     I64(seed) STR(part)         /* as in EVALUATE */
 #define TLAW_PROBE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)
 #define TLAW_ESTIMATE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) SPEC(spec) I64(threads)
+/* Points in TLAW_FD_SPOOL: rows of width elements of element_size bytes, then an int32 cluster each when clustered. */
+#define TLAW_POINTS_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
+    I64(points) I64(width) I64(element_size) /* 4: float, 8: double */                                       \
+    I64(clustered) I64(threads)              /* MEASUREs follow, each answered by a DIMENSION; then END */
+/* A struct tlaw_question (kernels/stats/dimension.h); k 0: the usual; sample 0: all. */
+#define TLAW_MEASURE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                  \
+    STR(estimator) I64(k) STR(metric) I64(exclude_cluster) I64(seed) STR(control) I64(known_dimension) I64(sample)
 
 /* ---- engine to parent ---- */
 #define TLAW_PROGRESS_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                 \
@@ -91,6 +98,10 @@
     STR(device) STR(isa) TXT(name) I64(cores) I64(memory) F64(gflops) TXT(unusable)
 #define TLAW_ESTIMATED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \
     F64(seconds_per_step) F64(seconds_per_eval_token) I64(memory)
+/* A struct tlaw_dimension; unknown numbers are NaN, duplicates -1. */
+#define TLAW_DIMENSION_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \
+    F64(dimension) F64(standard_error) F64(low) F64(high) I64(n) I64(k) I64(duplicates) I64(ties)            \
+    I64(zero_distances) TXT(message)
 #define TLAW_DONE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)
 #define TLAW_ERROR_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                    \
     STR(code) /* "input", "memory", "diverged", "checkpoint", "protocol", "io", "internal" */                \
@@ -109,6 +120,8 @@
     X(EMBED, embed)                                                                                          \
     X(PROBE, probe)                                                                                          \
     X(ESTIMATE, estimate)                                                                                    \
+    X(POINTS, points)                                                                                        \
+    X(MEASURE, measure)                                                                                      \
     X(PROGRESS, progress)                                                                                    \
     X(LOSS, loss)                                                                                            \
     X(CHECKPOINT, checkpoint)                                                                                \
@@ -121,6 +134,7 @@
     X(FROZEN, frozen)                                                                                        \
     X(DEVICE, device)                                                                                        \
     X(ESTIMATED, estimated)                                                                                  \
+    X(DIMENSION, dimension)                                                                                  \
     X(DONE, done)                                                                                            \
     X(ERROR, error)
 

@@ -2,50 +2,16 @@
  * Points and their distances, and the plain exact search: every pair, in float64.
  */
 #include "dimension_internal.h"
+#include "distance.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 #define LARGEST_VALUE 1e150 /* squares of differences stay finite */
-#define LANES         8
-#define PARALLEL      1e-30 /* squared chord of unit vectors below which they are one direction */
-
-#define SCALED_DISTANCE2(TYPE, x, a, y, b, width)                                                            \
-    double sum[LANES] = {0};                                                                                 \
-    int c = 0;                                                                                               \
-    for (; c + LANES <= (width); c += LANES)                                                                 \
-        for (int lane = 0; lane < LANES; lane++) {                                                           \
-            double difference = (a) * (double) (x)[c + lane] - (b) * (double) (y)[c + lane];                 \
-            sum[lane] += difference * difference;                                                            \
-        }                                                                                                    \
-    for (; c < (width); c++) {                                                                               \
-        double difference = (a) * (double) (x)[c] - (b) * (double) (y)[c];                                   \
-        sum[0] += difference * difference;                                                                   \
-    }                                                                                                        \
-    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-
-static double distance2_float(const float *x, double a, const float *y, double b, int width)
-{
-    SCALED_DISTANCE2(float, x, a, y, b, width)
-}
-
-static double distance2_double(const double *x, double a, const double *y, double b, int width)
-{
-    SCALED_DISTANCE2(double, x, a, y, b, width)
-}
 
 double tlaw_points_distance2(const struct tlaw_points *points, int64_t i, int64_t j)
 {
-    double a = points->scale ? points->scale[i] : 1, b = points->scale ? points->scale[j] : 1, distance2;
-    int width = points->width;
-
-    if (points->element_size == 4)
-        distance2 = distance2_float((const float *) points->data + i * width, a,
-                                    (const float *) points->data + j * width, b, width);
-    else
-        distance2 = distance2_double((const double *) points->data + i * width, a,
-                                     (const double *) points->data + j * width, b, width);
-    return points->scale && distance2 < PARALLEL ? 0 : distance2; /* x and 3 x differ by rounding only */
+    return points_distance2(points, i, j);
 }
 
 void tlaw_points_row(const struct tlaw_points *points, int64_t i, double *out)

@@ -1,0 +1,66 @@
+/*
+ * The exact k nearest neighbours of every point of a set, certified, on all cores.
+ *
+ * Points are centred, rotated (so that no coordinate stands out) and rounded to small integers q with one step s:
+ * y = s q + e.  Inner products of integers are exact, hence so is |q_i - q_j|, and by the triangle inequality
+ *     | |y_i - y_j| - s |q_i - q_j| | <= |e_i| + |e_j|,
+ * where |e_i| is computed.  A pair that this rules out as neighbours is dropped; of all others the distance is
+ * recomputed in float64 from the points as given.  So the answer is the one of comparing all distances in float64
+ * (equal distances: the lower index first), whatever the precision of the integers, the number of threads or the
+ * instruction set.  Every pair's product is formed once, for both of its points.
+ *
+ * Memory: about n (width + 12 k + 1,300) bytes, for k up to 20, next to the points.
+ */
+#ifndef TLAW_KNN_H
+#define TLAW_KNN_H
+
+#include "../stats/dimension.h"
+#include "cpu/cpu.h"
+
+/* The last argument of knn_exact. */
+struct knn_kernel;
+struct knn_request {
+    struct pool *pool;
+    void (*progress)(double share, void *arg); /* NULL: none; called several times a second */
+    void *progress_arg;
+    const struct knn_kernel *kernel; /* NULL: the best of this machine */
+    int64_t exact_distances; /* out: how many had to be recomputed */
+};
+
+/* As tlaw_knn_plain, and the same bits. */
+tlaw_knn knn_exact;
+
+/* ---- what the instruction sets fill (cpu/isa_knn.c) ---- */
+
+/*
+ * A block is KNN_BLOCK points, rows beyond the last one zero: KNN_PANELS panels [depth / 4][KNN_PANEL][4] of int8.
+ */
+#define KNN_PANEL  48
+#define KNN_PANELS 4
+#define KNN_BLOCK  (KNN_PANEL * KNN_PANELS)
+
+struct knn_hit {
+    uint16_t row, column;
+    int32_t distance2; /* of the integers */
+};
+
+struct knn_kernel {
+    int limit;  /* integers are in [-limit, limit] */
+    int offset; /* added to the columns' integers */
+    /* out[row][column] = sum over depth of rows q (columns q + offset), mod 2^32 */
+    void (*products)(int32_t *out, const int8_t *rows, const int8_t *columns, int depth);
+    /*
+     * distance2 = base[row] + norm[column] - 2 product; those at most reach_rows[row] go to row_hits, those at most
+     * reach_columns[column] to column_hits.  diagonal: a block with itself; column > row only.
+     */
+    void (*scan)(const int32_t *product, const int32_t *base, const int32_t *norm, const int32_t *reach_rows,
+                 const int32_t *reach_columns, bool diagonal, struct knn_hit *row_hits, int *rows_found,
+                 struct knn_hit *column_hits, int *columns_found);
+    double (*distance2)(const struct tlaw_points *points, int64_t i, int64_t j);
+};
+
+const struct knn_kernel *knn_best_kernel(void);
+/* "portable", "avx2" or "avx512"; NULL when this machine or build has not got it. */
+const struct knn_kernel *knn_find_kernel(const char *isa);
+
+#endif

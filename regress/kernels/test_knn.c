@@ -1,0 +1,211 @@
+/* Exact neighbours: the same bits as comparing all pairs in float64, on every instruction set, however awkward the set. */
+#include "points.h"
+#include "tap.h"
+#include "../../kernels/backend/knn.h"
+
+#include <time.h>
+
+static const char *const isas[] = {"portable", "avx2", "avx512"};
+
+static struct tlaw_neighbours lists_of(int64_t n, int k)
+{
+    return (struct tlaw_neighbours) {n, k, malloc(sizeof(double) * (size_t) (n * k)), malloc(sizeof(int32_t) * (size_t) (n * k))};
+}
+
+static void free_lists(struct tlaw_neighbours *lists)
+{
+    free(lists->distance);
+    free(lists->index);
+}
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
+}
+
+/* Compares with the plain search on every instruction set and on 1 and 3 threads. */
+static void check(const char *what, const struct tlaw_points *points, enum tlaw_metric metric, const int32_t *group, int k)
+{
+    struct tlaw_neighbours expected = lists_of(points->n, k), got = lists_of(points->n, k);
+    size_t entries = (size_t) (points->n * k);
+    char message[TLAW_DIMENSION_MESSAGE];
+
+    tlaw_knn_plain(points, metric, group, &expected, (struct tlaw_poll) {0}, NULL, message);
+    for (int threads = 1; threads <= 3; threads += 2) {
+        struct pool *pool = pool_create(threads);
+
+        for (int i = 0; i < 3; i++) {
+            struct knn_request request = {.pool = pool, .kernel = knn_find_kernel(isas[i])};
+
+            if (!request.kernel) {
+                skip("%s, %s: not on this machine", what, isas[i]);
+                continue;
+            }
+            memset(got.distance, 0, entries * sizeof *got.distance);
+            knn_exact(points, metric, group, &got, (struct tlaw_poll) {0}, &request, message);
+            bool same = !memcmp(got.distance, expected.distance, entries * sizeof *got.distance) &&
+                        !memcmp(got.index, expected.index, entries * sizeof *got.index);
+            ok(same, "%s (n %lld, width %d, k %d), %s, %d threads: %.1f exact distances a point", what,
+               (long long) points->n, points->width, k, isas[i], threads,
+               (double) request.exact_distances / (double) points->n);
+        }
+        pool_free(pool);
+    }
+    free_lists(&expected);
+    free_lists(&got);
+}
+
+/* rank latent normal coordinates mixed into width ones, as floats, with an offset */
+static struct tlaw_points mixed(int64_t n, int width, int rank, double offset, uint64_t *state)
+{
+    float *data = malloc(sizeof *data * (size_t) (n * width));
+    double *mix = malloc(sizeof *mix * (size_t) (rank * width)), latent[64];
+
+    for (int i = 0; i < rank * width; i++)
+        mix[i] = tlaw_random_normal(state);
+    for (int64_t i = 0; i < n; i++) {
+        for (int r = 0; r < rank; r++)
+            latent[r] = tlaw_random_normal(state);
+        for (int c = 0; c < width; c++) {
+            double sum = offset;
+
+            for (int r = 0; r < rank; r++)
+                sum += latent[r] * mix[r * width + c];
+            data[i * width + c] = (float) sum;
+        }
+    }
+    free(mix);
+    return (struct tlaw_points) {n, width, 4, data, NULL};
+}
+
+static struct tlaw_points noise(int64_t n, int width, uint64_t *state)
+{
+    float *data = malloc(sizeof *data * (size_t) (n * width));
+
+    for (int64_t i = 0; i < n * width; i++)
+        data[i] = (float) tlaw_random_normal(state);
+    return (struct tlaw_points) {n, width, 4, data, NULL};
+}
+
+static void test_sets(void)
+{
+    uint64_t state = 1;
+    struct tlaw_points points = make_shape(CUBE, 900, 3, &state);
+    int32_t group[900];
+
+    check("a cube", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+    check("one neighbour", &points, TLAW_METRIC_EUCLIDEAN, NULL, 1);
+    for (int i = 0; i < 900; i++)
+        group[i] = i % 7 ? i / 9 : 0;
+    check("groups excluded", &points, TLAW_METRIC_EUCLIDEAN, group, 20);
+    for (int i = 0; i < 900; i++)
+        group[i] = i >= 10;
+    check("too few outside the group", &points, TLAW_METRIC_EUCLIDEAN, group, 20);
+    for (int i = 0; i < 2700; i++)
+        ((double *) points.data)[i] = floor(((double *) points.data)[i] * 6);
+    check("a grid of ties and duplicates", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+    for (int i = 0; i < 2700; i++)
+        ((double *) points.data)[i] = 7;
+    check("all equal", &points, TLAW_METRIC_EUCLIDEAN, NULL, 5);
+    free((void *) points.data);
+    points = make_shape(CUBE, 1500, 1, &state);
+    check("a line", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+    points.n = 2;
+    check("two points", &points, TLAW_METRIC_EUCLIDEAN, NULL, 1);
+    free((void *) points.data);
+    points = mixed(700, 100, 5, 0, &state);
+    for (int i = 0; i < 700; i++) { /* one far away, one huge coordinate, two tight clusters */
+        ((float *) points.data)[100 * i + 17] *= 1000;
+        ((float *) points.data)[100 * i + 3] += i % 2 ? 1e5f : 0;
+    }
+    ((float *) points.data)[5] = 1e9f;
+    check("outliers", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+    free((void *) points.data);
+}
+
+static void test_activations(void)
+{
+    uint64_t state = 2;
+    struct tlaw_points points = mixed(1200, 768, 10, 0, &state), shifted = points, unit = points;
+    double *scale = malloc(sizeof *scale * 1200);
+    int64_t row;
+    char message[TLAW_DIMENSION_MESSAGE];
+    struct tlaw_neighbours plain = lists_of(1200, 20), offset = lists_of(1200, 20);
+    struct pool *pool = pool_create(2);
+    struct knn_request request = {.pool = pool};
+    float *moved = malloc(sizeof *moved * 1200 * 768);
+
+    check("ten dimensions in 768", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+    tlaw_points_normalise(&points, scale, &row);
+    unit.scale = scale;
+    check("by cosine", &unit, TLAW_METRIC_COSINE, NULL, 20);
+    check("by angle", &unit, TLAW_METRIC_ANGULAR, NULL, 20);
+    for (int i = 0; i < 1200 * 768; i++) /* coordinates that keep their bits when 1,000 is added */
+        ((float *) points.data)[i] = roundf(((float *) points.data)[i] * 512) / 512;
+    for (int i = 0; i < 1200 * 768; i++)
+        moved[i] = ((float *) points.data)[i] + 1000;
+    shifted.data = moved;
+    knn_exact(&points, TLAW_METRIC_EUCLIDEAN, NULL, &plain, (struct tlaw_poll) {0}, &request, message);
+    knn_exact(&shifted, TLAW_METRIC_EUCLIDEAN, NULL, &offset, (struct tlaw_poll) {0}, &request, message);
+    ok(!memcmp(plain.distance, offset.distance, sizeof(double) * 24000) && !memcmp(plain.index, offset.index, 4 * 24000),
+       "an offset of 1,000 in every coordinate changes nothing");
+    pool_free(pool);
+    free_lists(&plain);
+    free_lists(&offset);
+    free(scale);
+    free(moved);
+    free((void *) points.data);
+    points = noise(300, 16000, &state);
+    check("16,000 coordinates of noise", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+    free((void *) points.data);
+}
+
+static int stop_at_once(void *arg)
+{
+    (void) arg;
+    return 1;
+}
+
+static void test_stop(void)
+{
+    uint64_t state = 3;
+    struct tlaw_points points = noise(3000, 64, &state);
+    struct tlaw_neighbours lists = lists_of(3000, 5);
+    struct pool *pool = pool_create(2);
+    struct knn_request request = {.pool = pool};
+    char message[TLAW_DIMENSION_MESSAGE] = "x";
+
+    ok(knn_exact(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll) {stop_at_once, NULL}, &request, message) < 0 &&
+           !message[0],
+       "it can be stopped");
+    pool_free(pool);
+    free_lists(&lists);
+    free((void *) points.data);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 4) { /* n width k: timing */
+        uint64_t state = 4;
+        struct tlaw_points points = noise(atoll(argv[1]), atoi(argv[2]), &state);
+        struct tlaw_neighbours lists = lists_of(points.n, atoi(argv[3]));
+        struct pool *pool = pool_create(2);
+        char message[TLAW_DIMENSION_MESSAGE];
+
+        for (int i = 0; i < 5; i++) {
+            struct knn_request request = {.pool = pool};
+            double start = now();
+
+            knn_exact(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll) {0}, &request, message);
+            printf("%.3f s, %.1f exact a point\n", now() - start, (double) request.exact_distances / (double) points.n);
+        }
+        return 0;
+    }
+    test_sets();
+    test_activations();
+    test_stop();
+    return tap_end();
+}
