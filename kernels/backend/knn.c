@@ -1,10 +1,10 @@
 /*
  * See knn.h.  Rounding, the schedule of block pairs, candidates and their exact distances.
  *
- * State of a point: up to `room` candidates (integer distance, index), the k best exact distances so far (in the
- * output lists), and `reach`, an upper bound on its k-th smallest distance plus its own rounding error: a pair is
- * out of reach of point i when s |q_i - q_j| - |e_j| > reach_i.  reach only falls.  A block's state is changed under
- * the block's lock.
+ * All lengths here are in units of the step s, except those named "distance" in the points' own units.  State of a
+ * point: up to `room` candidates (index, low), where the distance is at least low - |e_i| and at most
+ * low + 2 |e_j| + |e_i|; and reach, at least its k-th smallest distance plus |e_i|: a pair with low > reach is out.
+ * reach only falls.  A block's state is changed under the block's lock.
  */
 #include "knn.h"
 
@@ -18,38 +18,43 @@
 #define LARGEST_DISTANCE2 (1 << 29)       /* of integers */
 #define MISSING           ((1 << 30) - 1) /* the norm of a missing point: out of everybody's reach */
 #define CLIPPED           0.01            /* share of points whose largest coordinate may be cut off */
+#define CREST             4               /* largest of a row's rotated coordinates over their root mean square */
 #define ROUNDING          2e-6            /* of float32 sums over a row, relative to its length */
-#define SLACK             (1 + 1e-9)      /* of float64 arithmetic in bounds */
+#define BEYOND            1e12            /* a row this long in steps is not rounded: everybody may be its neighbour */
+#define SLACK             1e-6            /* of float32 arithmetic in bounds, relative */
+#define MEAN_ROWS         1024            /* whose mean is the centre: any centre will do */
+#define FLOAT_RANGE       1e15            /* coordinates whose squares float32 holds */
 
 struct candidate {
-    int32_t distance2, index;
+    float low;
+    int32_t index; /* ~index when low comes from float32: then the upper end follows from it, see high_end */
 };
 
 struct search {
     const struct tlaw_points *points;
     enum tlaw_metric metric;
     const int32_t *group;
-    struct tlaw_neighbours *out; /* distance holds squares until a point is finished */
+    struct tlaw_neighbours *out;
     const struct knn_kernel *kernel;
     struct knn_request *request;
 
-    int depth;      /* width rounded up: of the packed rows */
-    int turn;       /* length of the rotated pieces; 1: none */
-    int limit;      /* largest integer */
+    int depth, turn; /* width of a packed row; length of the rotated pieces, 1: none */
+    int limit;       /* largest integer */
     int64_t blocks;
-    double step;    /* s */
-    double *mean;   /* [width] */
-    double largest; /* |centred coordinate|: rows are divided by it */
-    int8_t *packed; /* [blocks][KNN_PANELS][depth / 4][KNN_PANEL][4] */
+    double step;
+    double *centre;          /* [width] */
+    double *height;          /* [n] what the largest coordinate of a row is taken for */
+    bool rough_is_exact;     /* rows are not floats, or beyond their range */
+    double rough_relative, rough_absolute; /* error of a float32 distance */
+    int8_t *packed;      /* [blocks][KNN_PANELS][depth / 4][KNN_PANEL][4] */
     int32_t *norm, *sum; /* [blocks * KNN_BLOCK] of the integers' squares, and of the integers */
     float *error;        /* |e|; of missing points 0 */
     float *block_error;  /* [blocks] the largest */
-    float *highest;      /* largest |coordinate| of a row */
 
     struct candidate *candidates; /* [n][room] */
-    int32_t *count;               /* of candidates */
-    int32_t *exact;               /* of exact distances in out, at most k */
-    double *reach;
+    int32_t *count;
+    float *reach;
+    int32_t *cutoff; /* k neighbours at distance 0 with indices up to this are known: a higher index is out */
     int room;
     pthread_mutex_t *lock; /* [blocks] */
 
@@ -57,15 +62,71 @@ struct search {
     int64_t first_unit;          /* of the batch in progress */
 };
 
+struct exact {
+    double distance2;
+    int32_t index;
+};
+
 struct workspace {
     int32_t product[KNN_BLOCK * KNN_BLOCK];
     struct knn_hit row_hits[KNN_BLOCK * KNN_BLOCK + 1], column_hits[KNN_BLOCK * KNN_BLOCK + 1];
-    float *row;   /* [depth] */
-    double *high; /* [room] */
-    int64_t exact_distances;
+    float *row;           /* [depth] */
+    struct exact *exact;  /* [room] */
+    int64_t rough_distances, exact_distances;
 };
 
 /* ------------------------------------------------ rounding ------------------------------------------------------- */
+
+static double coordinate(const struct tlaw_points *points, int64_t i, int c)
+{
+    int64_t at = i * points->width + c;
+
+    return points->element_size == 4 ? (double) ((const float *) points->data)[at] : ((const double *) points->data)[at];
+}
+
+static double scale_of(const struct tlaw_points *points, int64_t i)
+{
+    return points->scale ? points->scale[i] : 1;
+}
+
+static void find_centre(struct search *s)
+{
+    const struct tlaw_points *points = s->points;
+    int64_t rows = points->n < MEAN_ROWS ? points->n : MEAN_ROWS;
+
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t i = r * points->n / rows;
+        double scale = scale_of(points, i) / (double) rows;
+
+        for (int c = 0; c < points->width; c++)
+            s->centre[c] += scale * coordinate(points, i, c);
+    }
+}
+
+static int64_t block_end(const struct search *s, int64_t block)
+{
+    return (block + 1) * KNN_BLOCK < s->points->n ? (block + 1) * KNN_BLOCK : s->points->n;
+}
+
+/* height of a block's rows: what rotation makes of the length, or the largest coordinate as it is */
+static void measure_block(void *arg, long block, int thread)
+{
+    struct search *s = arg;
+    int width = s->points->width;
+
+    (void) thread;
+    for (int64_t i = block * KNN_BLOCK; i < block_end(s, block); i++) {
+        double scale = scale_of(s->points, i), length2 = 0, largest = 0;
+
+        for (int c = 0; c < width; c++) {
+            double y = scale * coordinate(s->points, i, c) - s->centre[c];
+
+            length2 += y * y;
+            largest = fabs(y) > largest ? fabs(y) : largest;
+        }
+        s->height[i] = s->turn > 1 ? fmin(largest * sqrt(s->turn), CREST * sqrt(length2 / s->depth)) : largest;
+    }
+}
 
 /* A fixed random sign a coordinate. */
 static float sign_of(int column)
@@ -76,12 +137,10 @@ static float sign_of(int column)
     return z >> 63 ? -1 : 1;
 }
 
-/* Walsh-Hadamard transform of x[n], n a power of two, orthonormal. */
+/* Walsh-Hadamard transform of x[n], n a power of two from 64, times sqrt(n). */
 static void hadamard(float *x, int n)
 {
-    float scale = 1 / sqrtf((float) n);
-
-    for (int half = 1; half < n; half *= 2)
+    for (int half = 1; half < 16; half *= 2)
         for (int from = 0; from < n; from += 2 * half)
             for (int i = from; i < from + half; i++) {
                 float a = x[i], b = x[i + half];
@@ -89,243 +148,307 @@ static void hadamard(float *x, int n)
                 x[i] = a + b;
                 x[i + half] = a - b;
             }
-    for (int i = 0; i < n; i++)
-        x[i] *= scale;
+    for (int half = 16; half < n; half *= 2)
+        for (int from = 0; from < n; from += 2 * half)
+            for (int i = from; i < from + half; i += 16)
+                for (int lane = i; lane < i + 16; lane++) {
+                    float a = x[lane], b = x[lane + half];
+
+                    x[lane] = a + b;
+                    x[lane + half] = a - b;
+                }
 }
 
-/* Row i centred, divided by `largest` and rotated: distances are those of the points over `largest`. */
-static void prepared_row(const struct search *s, int64_t i, float *row)
+/* Row i centred, in steps, and rotated. */
+static void prepare_row(const struct search *s, int64_t i, const float *sign, float *row)
 {
     const struct tlaw_points *points = s->points;
-    double scale = points->scale ? points->scale[i] : 1, unit = 1 / s->largest;
-    int64_t at = i * points->width;
+    double unit = 1 / (s->step * sqrt(s->turn)), scale = scale_of(points, i) * unit;
 
-    for (int c = 0; c < points->width; c++) {
-        double value = points->element_size == 4 ? (double) ((const float *) points->data)[at + c]
-                                                 : ((const double *) points->data)[at + c];
-        row[c] = (float) ((scale * value - s->mean[c]) * unit);
-    }
+    for (int c = 0; c < points->width; c++)
+        row[c] = (float) (scale * coordinate(points, i, c) - s->centre[c] * unit) * sign[c];
     for (int c = points->width; c < s->depth; c++)
         row[c] = 0;
-    if (s->turn > 1) {
-        for (int c = 0; c < points->width; c++)
-            row[c] *= sign_of(c);
-        for (int c = 0; c < s->depth; c += s->turn)
-            hadamard(row + c, s->turn);
-    }
-}
-
-static void find_centre(struct search *s)
-{
-    const struct tlaw_points *points = s->points;
-
-    for (int64_t i = 0; i < points->n; i++) {
-        double scale = (points->scale ? points->scale[i] : 1) / (double) points->n;
-
-        for (int c = 0; c < points->width; c++)
-            s->mean[c] += scale * (points->element_size == 4
-                                       ? (double) ((const float *) points->data)[i * points->width + c]
-                                       : ((const double *) points->data)[i * points->width + c]);
-    }
-    for (int64_t i = 0; i < points->n; i++) {
-        double scale = points->scale ? points->scale[i] : 1;
-
-        for (int c = 0; c < points->width; c++) {
-            double value = points->element_size == 4 ? (double) ((const float *) points->data)[i * points->width + c]
-                                                     : ((const double *) points->data)[i * points->width + c];
-            s->largest = fmax(s->largest, fabs(scale * value - s->mean[c]));
-        }
-    }
-    if (!(s->largest > 0))
-        s->largest = 1;
-}
-
-static void find_highest(void *arg, long block, int thread)
-{
-    struct search *s = arg;
-    float *row = s->workspace[thread].row;
-    int64_t end = (block + 1) * KNN_BLOCK < s->points->n ? (block + 1) * KNN_BLOCK : s->points->n;
-
-    for (int64_t i = block * KNN_BLOCK; i < end; i++) {
-        prepared_row(s, i, row);
-        s->highest[i] = 0;
-        for (int c = 0; c < s->depth; c++)
-            s->highest[i] = fmaxf(s->highest[i], fabsf(row[c]));
-    }
+    for (int c = 0; s->turn > 1 && c < s->depth; c += s->turn)
+        hadamard(row + c, s->turn);
 }
 
 /* Rounds a row into its place in the packed block; its norm, sum and error. */
-static void pack_row(struct search *s, int64_t i, float *row, int8_t *panel, int slot)
+static void pack_row(struct search *s, int64_t i, const float *row, int8_t *panel, int slot)
 {
-    double error2 = 0, length2 = 0;
-    float inverse = (float) (1 / s->step), step = (float) s->step, limit = (float) s->limit;
+    float error2 = 0, length2 = 0, limit = (float) s->limit;
     int32_t norm = 0, sum = 0;
 
-    prepared_row(s, i, row);
-    for (int c = 0; c < s->depth; c++) {
-        float q = rintf(fminf(limit, fmaxf(-limit, row[c] * inverse)));
-        double e = (double) row[c] - (double) q * (double) step;
+    for (int c = 0; c < s->depth; c += 4) {
+        int8_t *four = panel + (c / 4 * KNN_PANEL + slot) * 4;
 
-        error2 += e * e;
-        length2 += (double) row[c] * (double) row[c];
-        norm += (int32_t) q * (int32_t) q;
-        sum += (int32_t) q;
-        panel[(c / 4 * KNN_PANEL + slot) * 4 + c % 4] = (int8_t) q;
+        for (int j = 0; j < 4; j++) {
+            float y = row[c + j], q = rintf(y < -limit ? -limit : y > limit ? limit : y), e = y - q;
+
+            error2 += e * e;
+            length2 += y * y;
+            norm += (int32_t) q * (int32_t) q;
+            sum += (int32_t) q;
+            four[j] = (int8_t) q;
+        }
     }
     s->norm[i] = norm;
     s->sum[i] = sum;
-    s->error[i] = (float) ((sqrt(error2) + ROUNDING * sqrt(length2)) * (1 + 1e-6)) + FLT_MIN;
+    /* the sums themselves are off by a relative depth * 2^-24 at most */
+    s->error[i] = (float) ((sqrt(error2) + ROUNDING * sqrt(length2)) * (1 + s->depth * 6e-8 + SLACK));
 }
 
 static void pack_block(void *arg, long block, int thread)
 {
     struct search *s = arg;
     size_t panel = (size_t) s->depth * KNN_PANEL;
+    float *row = s->workspace[thread].row, *sign = row + s->depth;
 
+    for (int c = 0; c < s->depth; c++)
+        sign[c] = s->turn > 1 ? sign_of(c) : 1;
     for (int slot = 0; slot < KNN_BLOCK; slot++) {
         int64_t i = block * KNN_BLOCK + slot;
 
-        if (i < s->points->n)
-            pack_row(s, i, s->workspace[thread].row,
-                     s->packed + ((size_t) block * KNN_PANELS + (size_t) (slot / KNN_PANEL)) * panel,
-                     slot % KNN_PANEL);
-        else
+        if (i >= s->points->n) {
             s->norm[i] = MISSING;
+        } else if (s->height[i] > BEYOND * s->step) {
+            s->error[i] = FLT_MAX / 16; /* its integers stay 0 */
+        } else {
+            prepare_row(s, i, sign, row);
+            pack_row(s, i, row, s->packed + ((size_t) block * KNN_PANELS + (size_t) (slot / KNN_PANEL)) * panel,
+                     slot % KNN_PANEL);
+        }
         s->block_error[block] = fmaxf(s->block_error[block], s->error[i]);
     }
 }
 
 static int by_size(const void *a, const void *b)
 {
-    float x = *(const float *) a, y = *(const float *) b;
+    double x = *(const double *) a, y = *(const double *) b;
 
     return (x > y) - (x < y);
 }
 
-static void round_points(struct search *s)
+/* The step: the highest row just fits, unless it is one of a few that stand out. */
+static int choose_step(struct search *s)
 {
     int64_t n = s->points->n;
+    double *sorted = malloc((size_t) n * sizeof *sorted), usual, highest;
 
+    if (!sorted)
+        return -1;
+    memcpy(sorted, s->height, (size_t) n * sizeof *sorted);
+    qsort(sorted, (size_t) n, sizeof *sorted, by_size);
+    usual = sorted[(int64_t) ((1 - CLIPPED) * (double) (n - 1))];
+    highest = sorted[n - 1];
+    free(sorted);
+    s->step = fmax((highest <= 2 * usual ? highest : usual > 0 ? usual : highest) / s->limit, DBL_MIN * 1e30);
+    s->rough_is_exact = s->points->element_size == 8 || !(highest < FLOAT_RANGE) ||
+                        !(highest > 1 / FLOAT_RANGE); /* nor do squares vanish */
+    for (int c = 0; c < s->points->width; c++)
+        s->rough_is_exact |= !(fabs(s->centre[c]) < FLOAT_RANGE);
+    s->rough_relative = s->rough_is_exact ? 1e-14 * s->points->width : (s->points->width / 64.0 + 16) * 1.2e-7;
+    s->rough_absolute = s->points->scale ? 4e-7 : 0; /* of unit rows, whose scaling is rounded too */
+    return 0;
+}
+
+static int round_points(struct search *s)
+{
     find_centre(s);
-    pool_run(s->request->pool, s->blocks, find_highest, s);
-    qsort(s->highest, (size_t) n, sizeof *s->highest, by_size);
-    s->step = (double) s->highest[(int64_t) ((1 - CLIPPED) * (double) (n - 1))] / s->limit;
-    if (!(s->step > 1e-30))
-        s->step = fmax((double) s->highest[n - 1] / s->limit, 1e-30);
-    s->step = (float) s->step;
+    pool_run(s->request->pool, s->blocks, measure_block, s);
+    if (choose_step(s))
+        return -1;
     pool_run(s->request->pool, s->blocks, pack_block, s);
+    return 0;
 }
 
 /* ------------------------------------------------ candidates ---------------------------------------------------- */
 
-/* The `which`-th smallest (from 0) of x[n]; x is permuted. */
-static double select_smallest(double *x, int n, int which)
+/* Permutes c[n] so that the first k have the smallest low. */
+static void select_smallest(struct candidate *c, int n, int k)
 {
     int low = 0, high = n - 1;
 
     while (low < high) {
-        double pivot = x[(low + high) / 2];
+        float pivot = c[(low + high) / 2].low;
         int i = low, j = high;
 
         while (i <= j) {
-            while (x[i] < pivot)
+            while (c[i].low < pivot)
                 i++;
-            while (x[j] > pivot)
+            while (c[j].low > pivot)
                 j--;
             if (i <= j) {
-                double swap = x[i];
-                x[i++] = x[j];
-                x[j--] = swap;
+                struct candidate swap = c[i];
+                c[i++] = c[j];
+                c[j--] = swap;
             }
         }
-        if (which <= j)
+        if (k - 1 <= j)
             high = j;
-        else if (which >= i)
+        else if (k - 1 >= i)
             low = i;
         else
             break;
     }
-    return x[which];
 }
 
-/* s |q_i - q_j| - |e_j|: the distance is at least this less |e_i| */
-static double low_end(const struct search *s, struct candidate c)
+static int keep_within(struct candidate *c, int from, int n, float reach)
 {
-    return s->step * sqrt((double) c.distance2) - (double) s->error[c.index];
+    int kept = from;
+
+    for (int j = from; j < n; j++)
+        if (c[j].low <= reach)
+            c[kept++] = c[j];
+    return kept;
 }
 
-static void insert_exact(struct search *s, int64_t i, double distance2, int32_t index)
+static int32_t index_of(struct candidate c)
 {
-    int k = s->out->k, at = s->exact[i] < k ? s->exact[i] : k - 1;
-    double *distance = s->out->distance + i * k;
-    int32_t *other = s->out->index + i * k;
+    return c.index < 0 ? ~c.index : c.index;
+}
 
-    if (s->exact[i] == k &&
-        !(distance2 < distance[k - 1] || (distance2 == distance[k - 1] && index < other[k - 1])))
+/* The distance's upper end plus |e_i|. */
+static float high_end(const struct search *s, int64_t i, struct candidate c)
+{
+    double low;
+
+    if (c.index >= 0)
+        return (c.low + 2 * (s->error[c.index] + s->error[i])) * (float) (1 + 2 * SLACK);
+    low = (double) c.low * (1 + 2 * SLACK) - (double) s->error[i]; /* (1 - relative) d - absolute, undone */
+    low = (low + s->rough_absolute / s->step) / (1 - s->rough_relative);
+    low = low * (1 + s->rough_relative) + s->rough_absolute / s->step;
+    return (float) ((low + (double) s->error[i]) * (1 + SLACK));
+}
+
+/*
+ * Takes the distance in float32 in place of what the integers said: low becomes its lower end plus |e_i|, so that it
+ * compares with reach as before.
+ */
+static void sharpen(struct search *s, int64_t i, struct candidate *c, struct workspace *w)
+{
+    double distance;
+
+    if (c->index < 0)
         return;
-    for (; at > 0 && (distance2 < distance[at - 1] || (distance2 == distance[at - 1] && index < other[at - 1]));
-         at--) {
-        distance[at] = distance[at - 1];
-        other[at] = other[at - 1];
-    }
-    distance[at] = distance2;
-    other[at] = index;
-    s->exact[i] += s->exact[i] < k;
+    distance = s->rough_is_exact ? sqrt(s->kernel->distance2(s->points, i, c->index))
+                                 : sqrt((double) s->kernel->rough2(s->points, i, c->index));
+    distance = distance * (1 - s->rough_relative) - s->rough_absolute;
+    c->low = (float) ((distance / s->step + (double) s->error[i]) * (1 - SLACK));
+    c->index = ~c->index;
+    w->rough_distances++;
 }
 
-static int by_low_end(const void *a, const void *b, void *arg)
+/* Lowers reach to the upper end of the k smallest, which select_smallest has put first. */
+static void lower_reach(struct search *s, int64_t i, const struct candidate *c)
 {
-    double x = low_end(arg, *(const struct candidate *) a), y = low_end(arg, *(const struct candidate *) b);
+    float highest = 0;
 
-    return (x > y) - (x < y);
+    for (int j = 0; j < s->out->k; j++)
+        highest = fmaxf(highest, high_end(s, i, c[j]));
+    s->reach[i] = fminf(s->reach[i], highest);
 }
 
-/* Replaces all candidates of a point by exact distances, nearest first, as long as they can still count. */
-static void resolve(struct search *s, int64_t i, struct workspace *w)
+static void fetch_row(const struct search *s, struct candidate c)
+{
+    size_t row = (size_t) s->points->width * (size_t) s->points->element_size;
+    const char *at = (const char *) s->points->data + (size_t) index_of(c) * row;
+
+    for (size_t line = 0; line < row && line < 4096; line += 64)
+        __builtin_prefetch(at + line);
+}
+
+static void sharpen_range(struct search *s, int64_t i, struct candidate *c, int from, int to, struct workspace *w)
+{
+    for (int j = from; j < to; j++) {
+        if (j + 1 < to)
+            fetch_row(s, c[j + 1]);
+        sharpen(s, i, c + j, w);
+    }
+}
+
+/* Sharpens the k nearest candidates and drops those that are then out of reach. */
+static void sharpen_nearest(struct search *s, int64_t i, struct workspace *w)
 {
     struct candidate *c = s->candidates + i * s->room;
-    int k = s->out->k;
-    double error = (double) s->error[i];
+    int k = s->out->k, n = s->count[i];
 
-    qsort_r(c, (size_t) s->count[i], sizeof *c, by_low_end, s);
-    for (int j = 0; j < s->count[i]; j++) {
-        if (s->exact[i] == k &&
-            (low_end(s, c[j]) - error) * s->largest > sqrt(s->out->distance[i * k + k - 1]) * SLACK)
-            break;
-        insert_exact(s, i, s->kernel->distance2(s->points, i, c[j].index), c[j].index);
-        w->exact_distances++;
-    }
-    s->count[i] = 0;
-    if (s->exact[i] == k)
-        s->reach[i] = fmin(s->reach[i], sqrt(s->out->distance[i * k + k - 1]) / s->largest * SLACK + error);
+    if (n < k)
+        return;
+    select_smallest(c, n, k);
+    lower_reach(s, i, c);
+    sharpen_range(s, i, c, 0, k, w);
+    lower_reach(s, i, c);
+    s->count[i] = keep_within(c, 0, n, s->reach[i]);
 }
 
-/* Lowers reach to what the candidates allow, and drops those beyond it. */
+/* Sharpens all candidates that can still count and drops the others. */
+static void sharpen_all(struct search *s, int64_t i, struct workspace *w)
+{
+    struct candidate *c = s->candidates + i * s->room;
+
+    sharpen_nearest(s, i, w);
+    sharpen_range(s, i, c, 0, s->count[i], w);
+    sharpen_nearest(s, i, w); /* nothing is left to sharpen: the k nearest are known as such */
+}
+
+static int by_distance(const void *a, const void *b)
+{
+    const struct exact *x = a, *y = b;
+
+    if (x->distance2 != y->distance2)
+        return x->distance2 < y->distance2 ? -1 : 1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+/* Exact distances of all candidates, sorted into w->exact. */
+static void settle(struct search *s, int64_t i, struct workspace *w)
+{
+    const struct candidate *c = s->candidates + i * s->room;
+
+    for (int j = 0; j < s->count[i]; j++)
+        w->exact[j] = (struct exact) {s->kernel->distance2(s->points, i, index_of(c[j])), index_of(c[j])};
+    w->exact_distances += s->count[i];
+    qsort(w->exact, (size_t) s->count[i], sizeof *w->exact, by_distance);
+}
+
+/* Too many at nearly one distance: only the exact one, and the index, tell them apart. */
+static void keep_exact(struct search *s, int64_t i, struct workspace *w)
+{
+    struct candidate *c = s->candidates + i * s->room;
+    int k = s->out->k, last = 0;
+
+    settle(s, i, w);
+    for (int j = 0; j < k; j++) {
+        double low = sqrt(w->exact[j].distance2) / s->step + (double) s->error[i];
+
+        c[j] = (struct candidate) {(float) (low * (1 - SLACK)), w->exact[j].index};
+        last = w->exact[j].index > last ? w->exact[j].index : last;
+    }
+    s->count[i] = k;
+    if (w->exact[k - 1].distance2 == 0)
+        s->cutoff[i] = last;
+}
+
+/* Makes room: lowers reach to what the candidates allow and drops those beyond it. */
 static void shrink(struct search *s, int64_t i, struct workspace *w)
 {
-    struct candidate *c = s->candidates + i * s->room;
-    int k = s->out->k, kept = 0;
-
-    if (s->count[i] >= k) {
-        for (int j = 0; j < s->count[i]; j++)
-            w->high[j] = s->step * sqrt((double) c[j].distance2) + (double) s->error[c[j].index];
-        s->reach[i] = fmin(s->reach[i], select_smallest(w->high, s->count[i], k - 1) * SLACK + 2 * (double) s->error[i]);
-    }
-    for (int j = 0; j < s->count[i]; j++)
-        if (low_end(s, c[j]) <= s->reach[i])
-            c[kept++] = c[j];
-    s->count[i] = kept;
-    if (kept > s->room * 3 / 4)
-        resolve(s, i, w);
+    sharpen_nearest(s, i, w);
+    if (s->count[i] > s->room * 3 / 4)
+        sharpen_all(s, i, w);
+    if (s->count[i] > s->room * 3 / 4)
+        keep_exact(s, i, w);
 }
 
 static void add_candidate(struct search *s, int64_t i, int64_t j, int32_t distance2, struct workspace *w)
 {
-    if (s->group && s->group[i] == s->group[j])
+    float low = sqrtf((float) distance2) * (float) (1 - SLACK) - s->error[j];
+
+    if (low > s->reach[i] || j > s->cutoff[i] || (s->group && s->group[i] == s->group[j]))
         return;
     if (s->count[i] == s->room)
         shrink(s, i, w);
-    s->candidates[i * s->room + s->count[i]++] = (struct candidate) {distance2, (int32_t) j};
+    s->candidates[i * s->room + s->count[i]++] = (struct candidate) {low, (int32_t) j};
 }
 
 /* ------------------------------------------------ pairs of blocks ----------------------------------------------- */
@@ -335,11 +458,11 @@ static void find_reach(struct search *s, int64_t block, int64_t other, int32_t *
 {
     for (int slot = 0; slot < KNN_BLOCK; slot++) {
         int64_t i = block * KNN_BLOCK + slot;
-        double steps = (s->reach[i] + (double) s->block_error[other]) / s->step * SLACK;
+        float steps = (s->reach[i] + s->block_error[other]) * (float) (1 + 4 * SLACK);
 
-        reach[slot] = i >= s->points->n                           ? -1
-                      : steps * steps < (double) LARGEST_DISTANCE2 - 1 ? (int32_t) (steps * steps) + 1
-                                                                       : LARGEST_DISTANCE2;
+        reach[slot] = i >= s->points->n                         ? -1
+                      : steps * steps < (float) LARGEST_DISTANCE2 ? (int32_t) (steps * steps) + 1
+                                                                  : LARGEST_DISTANCE2;
     }
 }
 
@@ -394,18 +517,17 @@ static void compare_blocks(void *arg, long unit, int thread)
 static void finish_block(void *arg, long block, int thread)
 {
     struct search *s = arg;
+    struct workspace *w = s->workspace + thread;
     int k = s->out->k;
-    int64_t end = (block + 1) * KNN_BLOCK < s->points->n ? (block + 1) * KNN_BLOCK : s->points->n;
 
-    for (int64_t i = block * KNN_BLOCK; i < end; i++) {
-        resolve(s, i, s->workspace + thread);
+    for (int64_t i = block * KNN_BLOCK; i < block_end(s, block); i++) {
+        sharpen_all(s, i, w);
+        settle(s, i, w);
         for (int j = 0; j < k; j++) {
-            bool found = j < s->exact[i];
-            double *distance = s->out->distance + i * k + j;
+            bool found = j < s->count[i];
 
-            *distance = found ? tlaw_metric_distance(s->metric, *distance) : INFINITY;
-            if (!found)
-                s->out->index[i * k + j] = -1;
+            s->out->distance[i * k + j] = found ? tlaw_metric_distance(s->metric, w->exact[j].distance2) : INFINITY;
+            s->out->index[i * k + j] = found ? w->exact[j].index : -1;
         }
     }
 }
@@ -427,8 +549,7 @@ static void choose_shape(struct search *s)
     while (s->limit > 1 && 4.0 * s->depth * s->limit * s->limit > LARGEST_DISTANCE2)
         s->limit--;
     s->blocks = (s->points->n + KNN_BLOCK - 1) / KNN_BLOCK;
-    s->room = 8 * k > 128 ? 8 * k : 128;
-    s->largest = 0;
+    s->room = 8 * k > 256 ? 8 * k : 256;
 }
 
 static void *aligned(size_t bytes)
@@ -446,30 +567,32 @@ static int allocate(struct search *s)
     size_t rows = (size_t) s->blocks * KNN_BLOCK, n = (size_t) s->points->n;
     int threads = pool_threads(s->request->pool), status = 0;
 
-    s->mean = calloc((size_t) s->points->width, sizeof *s->mean);
+    s->centre = calloc((size_t) s->points->width, sizeof *s->centre);
+    s->height = malloc(n * sizeof *s->height);
     s->packed = aligned(rows * (size_t) s->depth);
     s->norm = calloc(rows, sizeof *s->norm);
     s->sum = calloc(rows, sizeof *s->sum);
     s->error = calloc(rows, sizeof *s->error);
     s->block_error = calloc((size_t) s->blocks, sizeof *s->block_error);
-    s->highest = calloc(rows, sizeof *s->highest);
     s->candidates = malloc(n * (size_t) s->room * sizeof *s->candidates);
     s->count = calloc(n, sizeof *s->count);
-    s->exact = calloc(n, sizeof *s->exact);
+    s->cutoff = malloc(n * sizeof *s->cutoff);
     s->reach = malloc(rows * sizeof *s->reach);
     s->lock = malloc((size_t) s->blocks * sizeof *s->lock);
     s->workspace = calloc((size_t) threads, sizeof *s->workspace);
-    if (!s->mean || !s->packed || !s->norm || !s->sum || !s->error || !s->block_error || !s->highest ||
-        !s->candidates || !s->count || !s->exact || !s->reach || !s->lock || !s->workspace)
+    if (!s->centre || !s->height || !s->packed || !s->norm || !s->sum || !s->error || !s->block_error ||
+        !s->candidates || !s->count || !s->cutoff || !s->reach || !s->lock || !s->workspace)
         return -1;
     for (size_t i = 0; i < rows; i++)
         s->reach[i] = INFINITY;
+    for (size_t i = 0; i < n; i++)
+        s->cutoff[i] = INT32_MAX;
     for (int64_t b = 0; b < s->blocks; b++)
         pthread_mutex_init(s->lock + b, NULL);
     for (int t = 0; t < threads; t++) {
-        s->workspace[t].row = aligned((size_t) s->depth * sizeof(float));
-        s->workspace[t].high = aligned((size_t) s->room * sizeof(double));
-        status |= s->workspace[t].row && s->workspace[t].high ? 0 : -1;
+        s->workspace[t].row = aligned(2 * (size_t) s->depth * sizeof(float)); /* and signs */
+        s->workspace[t].exact = aligned((size_t) s->room * sizeof(struct exact));
+        status |= s->workspace[t].row && s->workspace[t].exact ? 0 : -1;
     }
     return status;
 }
@@ -477,20 +600,21 @@ static int allocate(struct search *s)
 static void release(struct search *s)
 {
     for (int t = 0; s->workspace && t < pool_threads(s->request->pool); t++) {
+        s->request->rough_distances += s->workspace[t].rough_distances;
         s->request->exact_distances += s->workspace[t].exact_distances;
         free(s->workspace[t].row);
-        free(s->workspace[t].high);
+        free(s->workspace[t].exact);
     }
-    free(s->mean);
+    free(s->centre);
+    free(s->height);
     free(s->packed);
     free(s->norm);
     free(s->sum);
     free(s->error);
     free(s->block_error);
-    free(s->highest);
     free(s->candidates);
     free(s->count);
-    free(s->exact);
+    free(s->cutoff);
     free(s->reach);
     free(s->lock);
     free(s->workspace);
@@ -523,12 +647,11 @@ int knn_exact(const struct tlaw_points *points, enum tlaw_metric metric, const i
     s.kernel = s.request->kernel ? s.request->kernel : knn_best_kernel();
     choose_shape(&s);
     message[0] = '\0';
-    s.request->exact_distances = 0;
-    if (allocate(&s)) {
+    s.request->rough_distances = s.request->exact_distances = 0;
+    if (allocate(&s) || round_points(&s)) {
         snprintf(message, TLAW_DIMENSION_MESSAGE, "out of memory for the neighbours of %lld points",
                  (long long) points->n);
     } else {
-        round_points(&s);
         status = compare_all(&s, poll);
         if (!status)
             pool_run(s.request->pool, s.blocks, finish_block, &s);

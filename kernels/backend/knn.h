@@ -4,12 +4,12 @@
  * Points are centred, rotated (so that no coordinate stands out) and rounded to small integers q with one step s:
  * y = s q + e.  Inner products of integers are exact, hence so is |q_i - q_j|, and by the triangle inequality
  *     | |y_i - y_j| - s |q_i - q_j| | <= |e_i| + |e_j|,
- * where |e_i| is computed.  A pair that this rules out as neighbours is dropped; of all others the distance is
- * recomputed in float64 from the points as given.  So the answer is the one of comparing all distances in float64
+ * where |e_i| is computed.  A pair that this rules out as neighbours is dropped; of the others the distance is
+ * computed in float32 from the points as given, with its own bound, and of those that this leaves in float64.  So the answer is the one of comparing all distances in float64
  * (equal distances: the lower index first), whatever the precision of the integers, the number of threads or the
  * instruction set.  Every pair's product is formed once, for both of its points.
  *
- * Memory: about n (width + 12 k + 1,300) bytes, for k up to 20, next to the points.
+ * Memory: about n (width + 2,200) bytes, for k up to 32, next to the points.
  */
 #ifndef TLAW_KNN_H
 #define TLAW_KNN_H
@@ -24,7 +24,7 @@ struct knn_request {
     void (*progress)(double share, void *arg); /* NULL: none; called several times a second */
     void *progress_arg;
     const struct knn_kernel *kernel; /* NULL: the best of this machine */
-    int64_t exact_distances; /* out: how many had to be recomputed */
+    int64_t rough_distances, exact_distances; /* out: how many were computed in float32 and in float64 */
 };
 
 /* As tlaw_knn_plain, and the same bits. */
@@ -57,6 +57,7 @@ struct knn_kernel {
                  const int32_t *reach_columns, bool diagonal, struct knn_hit *row_hits, int *rows_found,
                  struct knn_hit *column_hits, int *columns_found);
     double (*distance2)(const struct tlaw_points *points, int64_t i, int64_t j);
+    float (*rough2)(const struct tlaw_points *points, int64_t i, int64_t j); /* the same in float32; rows of floats */
 };
 
 const struct knn_kernel *knn_best_kernel(void);

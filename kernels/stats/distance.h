@@ -1,5 +1,5 @@
 /*
- * The exact squared distance of two rows: float64, eight running sums, added in one fixed order, so that whoever
+ * The exact squared distance of two rows: float64, sixteen running sums, added in one fixed order, so that whoever
  * includes this gets the same bits: multiply-adds must not be contracted to FMA.
  */
 #ifndef TLAW_DISTANCE_H
@@ -7,7 +7,7 @@
 
 #include "dimension.h"
 
-#define DISTANCE_LANES    8
+#define DISTANCE_LANES    16
 #define DISTANCE_PARALLEL 1e-30 /* squared chord of unit vectors below which they are one direction */
 
 #define DISTANCE2(x, a, y, b, width)                                                                         \
@@ -22,7 +22,10 @@
         double difference = (a) * (double) (x)[c] - (b) * (double) (y)[c];                                   \
         sum[0] += difference * difference;                                                                   \
     }                                                                                                        \
-    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+    for (int half = DISTANCE_LANES / 2; half > 0; half /= 2)                                                 \
+        for (int lane = 0; lane < half; lane++)                                                              \
+            sum[lane] += sum[lane + half];                                                                   \
+    return sum[0];
 
 static inline double distance2_float(const float *x, double a, const float *y, double b, int width)
 {

@@ -48,8 +48,9 @@ static void check(const char *what, const struct tlaw_points *points, enum tlaw_
             knn_exact(points, metric, group, &got, (struct tlaw_poll) {0}, &request, message);
             bool same = !memcmp(got.distance, expected.distance, entries * sizeof *got.distance) &&
                         !memcmp(got.index, expected.index, entries * sizeof *got.index);
-            ok(same, "%s (n %lld, width %d, k %d), %s, %d threads: %.1f exact distances a point", what,
+            ok(same, "%s (n %lld, width %d, k %d), %s, %d threads: %.1f distances a point in float32, %.1f in float64", what,
                (long long) points->n, points->width, k, isas[i], threads,
+               (double) request.rough_distances / (double) points->n,
                (double) request.exact_distances / (double) points->n);
         }
         pool_free(pool);
@@ -188,19 +189,22 @@ static void test_stop(void)
 
 int main(int argc, char **argv)
 {
-    if (argc == 4) { /* n width k: timing */
+    if (argc == 5) { /* n width k rank (0: noise): timing */
         uint64_t state = 4;
-        struct tlaw_points points = noise(atoll(argv[1]), atoi(argv[2]), &state);
+        struct tlaw_points points = atoi(argv[4]) ? mixed(atoll(argv[1]), atoi(argv[2]), atoi(argv[4]), 0, &state)
+                                                  : noise(atoll(argv[1]), atoi(argv[2]), &state);
         struct tlaw_neighbours lists = lists_of(points.n, atoi(argv[3]));
         struct pool *pool = pool_create(2);
         char message[TLAW_DIMENSION_MESSAGE];
 
         for (int i = 0; i < 5; i++) {
             struct knn_request request = {.pool = pool};
-            double start = now();
+            double start = now(), processor = (double) clock() / CLOCKS_PER_SEC;
 
             knn_exact(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll) {0}, &request, message);
-            printf("%.3f s, %.1f exact a point\n", now() - start, (double) request.exact_distances / (double) points.n);
+            printf("%.3f s (%.3f s of the processors), %.1f distances a point in float32, %.1f in float64\n", now() - start,
+                   (double) clock() / CLOCKS_PER_SEC - processor, (double) request.rough_distances / (double) points.n,
+                   (double) request.exact_distances / (double) points.n);
         }
         return 0;
     }

@@ -24,6 +24,31 @@ static double exact_distance2(const struct tlaw_points *points, int64_t i, int64
     return points_distance2(points, i, j);
 }
 
+#define ROUGH_LANES 64
+
+static float rough_distance2(const struct tlaw_points *points, int64_t i, int64_t j)
+{
+    const float *x = (const float *) points->data + i * points->width;
+    const float *y = (const float *) points->data + j * points->width;
+    float a = points->scale ? (float) points->scale[i] : 1, b = points->scale ? (float) points->scale[j] : 1;
+    float sum[ROUGH_LANES] = {0};
+    int c = 0;
+
+    for (; c + ROUGH_LANES <= points->width; c += ROUGH_LANES)
+        for (int lane = 0; lane < ROUGH_LANES; lane++) {
+            float difference = a * x[c + lane] - b * y[c + lane];
+            sum[lane] += difference * difference;
+        }
+    for (; c < points->width; c++) {
+        float difference = a * x[c] - b * y[c];
+        sum[0] += difference * difference;
+    }
+    for (int half = ROUGH_LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++)
+            sum[lane] += sum[lane + half];
+    return sum[0];
+}
+
 /* ---- products: TILE_ROWS rows of a panel times a whole panel ---- */
 
 /* Adds to out (rows of KNN_BLOCK) over `quads` groups of four. */
@@ -193,4 +218,4 @@ static void scan(const int32_t *product, const int32_t *base, const int32_t *nor
     *columns_found = in_columns;
 }
 
-const struct knn_kernel ISA_NAME(knn_kernel) = {LIMIT, OFFSET, products, scan, exact_distance2};
+const struct knn_kernel ISA_NAME(knn_kernel) = {LIMIT, OFFSET, products, scan, exact_distance2, rough_distance2};
