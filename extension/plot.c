@@ -1,0 +1,747 @@
+/*
+ * Plots: the runs of a study, loss curves, the rows of any query, as SVG text (kernels/stats/svg.h draws).
+ *
+ * Invariants: everything is read through the views, as the caller, read-only; column names are looked up before they
+ * enter a query; a law is fitted by kernels/stats/fit.h to the runs themselves, as
+ * tlaw_power_law_offset(x, y, subset_seed) does.
+ */
+#include "law.h"
+
+#include <math.h>
+
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "parser/parse_coerce.h"
+#include "utils/float.h"
+#include "utils/memutils.h"
+
+#include "../kernels/stats/svg.h"
+
+#define MAX_ROWS   1000000
+#define LAW_POINTS 64
+#define LARGEST    1e300 /* what svg.h draws */
+
+/* What may be plotted, by the names of the views' columns. */
+struct quantity {
+    const char *column, *title;
+    enum { OTHER, LOSS, DATA, PARAMETERS } kind;
+};
+static const struct quantity quantities[] = {
+    {"train_tokens", "Training tokens", DATA},
+    {"train_bytes", "Training text (bytes)", DATA},
+    {"train_documents", "Training documents", DATA},
+    {"tokens_seen", "Tokens seen", OTHER},
+    {"step", "Step", OTHER},
+    {"n_params", "Parameters", PARAMETERS},
+    {"n_params_non_embedding", "Parameters without embeddings", PARAMETERS},
+    {"flops", "Training compute (FLOPs)", OTHER},
+    {"test_loss", "Test loss (nats per token)", LOSS},
+    {"val_loss", "Validation loss (nats per token)", LOSS},
+    {"val_loss_min", "Lowest validation loss (nats per token)", LOSS},
+    {"val_loss_last", "Last validation loss (nats per token)", LOSS},
+    {"train_loss", "Training loss (nats per token)", LOSS},
+    {"bits_per_byte", "Test loss (bits per byte)", LOSS},
+    {"epochs", "Epochs", OTHER},
+    {"learning_rate", "Learning rate", OTHER},
+    {"grad_norm", "Gradient norm", OTHER},
+    {"tokens_per_second", "Tokens per second", OTHER},
+    {"mfu", "Model FLOPs utilisation", OTHER},
+    {"train_seconds", "Training time (seconds)", OTHER},
+    {"eval_seconds", "Evaluation time (seconds)", OTHER},
+    {"peak_memory", "Peak memory (bytes)", OTHER},
+    {"memory", "Estimated memory (bytes)", OTHER},
+    {"batch_size", "Batch size (sequences)", OTHER},
+    {"context_length", "Context length (tokens)", OTHER},
+    {"n_layer", "Layers", OTHER},
+    {"n_head", "Heads", OTHER},
+    {"d_model", "Model width", OTHER}};
+
+struct row {
+    double x, y, low, high; /* low, high: NAN where there is none */
+    int series;
+    int64 run_id;
+    int64 subset_seed;
+    bool has_subset_seed;
+};
+
+struct plot {
+    MemoryContext context;
+    struct tlaw_host host;
+    const char *study, *by; /* by: NULL: one series */
+    struct quantity x, y;
+    double exponent; /* of the theory; 0: none asked for */
+    double dimension, smoothness;
+    struct row *rows; /* by series, then x (curves: then run and step) */
+    int n_rows;
+    const char *names[TLAW_SVG_STYLES]; /* of the series, UTF-8 */
+    int n_names;
+    struct tlaw_svg_series *series; /* to draw */
+    int n_series;
+    bool replicates, bars, bands; /* some are drawn */
+};
+
+/* ---- arguments ---- */
+
+/* A text of the database's encoding as UTF-8, for svg.h. */
+static const char *utf8(const char *text)
+{
+    return pg_server_to_any(text, strlen(text), PG_UTF8);
+}
+
+static struct quantity quantity_named(const char *column)
+{
+    struct quantity other = {column, column, OTHER};
+    int i;
+
+    for (i = 0; i < lengthof(quantities); i++)
+        if (strcmp(quantities[i].column, column) == 0)
+            return quantities[i];
+    return other;
+}
+
+/* Error unless the view has the column, a numeric one if need be.  argument: its name, for the message. SPI is
+ * connected. */
+static void require_column(const char *argument, const char *view, const char *column, bool numeric)
+{
+    Oid types[3] = {TEXTOID, TEXTOID, BOOLOID};
+    Datum values[3];
+    const char *sql = "SELECT pg_catalog.bool_or(a.attname = $2 AND (t.typcategory = 'N' OR NOT $3)),"
+                      "       pg_catalog.bool_or(a.attname = $2),"
+                      "       pg_catalog.string_agg(a.attname, ', ' ORDER BY a.attnum)"
+                      "           FILTER (WHERE a.attname <> 'run_id' AND (t.typcategory = 'N' OR NOT $3))"
+                      "  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
+                      " WHERE a.attrelid = $1::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped";
+    HeapTuple found;
+    TupleDesc descriptor;
+
+    values[0] = CStringGetTextDatum(psprintf("%s.%s", tlaw_schema(), view));
+    values[1] = CStringGetTextDatum(column);
+    values[2] = BoolGetDatum(numeric);
+    if (SPI_execute_with_args(sql, 3, types, values, NULL, true, 1) != SPI_OK_SELECT)
+        elog(ERROR, "cannot read the columns of %s", view);
+    found = SPI_tuptable->vals[0];
+    descriptor = SPI_tuptable->tupdesc;
+    if (strcmp(SPI_getvalue(found, descriptor, 1), "t") == 0)
+        return;
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    strcmp(SPI_getvalue(found, descriptor, 2), "t") == 0
+                        ? errmsg("%s is \"%s\", which is not a number", argument, column)
+                        : errmsg("%s is \"%s\", which %s does not have", argument, column, view),
+                    errdetail("%s of %s: %s.", numeric ? "Numeric columns" : "Columns", view,
+                              SPI_getvalue(found, descriptor, 3))));
+}
+
+/* ---- reading ---- */
+
+static double number_at(HeapTuple tuple, TupleDesc descriptor, int column)
+{
+    bool null;
+    Datum value = SPI_getbinval(tuple, descriptor, column, &null);
+
+    return null ? NAN : DatumGetFloat8(value);
+}
+
+/* The series of a name, a new one for a new name. */
+static int series_of(struct plot *plot, const char *name)
+{
+    int i;
+
+    for (i = plot->n_names - 1; i >= 0; i--)
+        if (strcmp(plot->names[i], name) == 0)
+            return i;
+    if (plot->n_names == TLAW_SVG_STYLES)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        plot->by ? errmsg("by is \"%s\", which makes more than %d series", plot->by, TLAW_SVG_STYLES)
+                                 : errmsg("the query makes more than %d series", TLAW_SVG_STYLES),
+                        errdetail("No more than %d can be told apart.", TLAW_SVG_STYLES)));
+    plot->names[plot->n_names] = MemoryContextStrdup(plot->context, name);
+    return plot->n_names++;
+}
+
+static void check_row_count(void)
+{
+    if (SPI_processed > MAX_ROWS)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                        errmsg("more than %d rows to plot", MAX_ROWS)));
+}
+
+/* Reads a study's rows by a query of (x, y, standard error of y, series, run, subset seed). */
+static void read_rows(struct plot *plot, const char *sql)
+{
+    Oid types[1] = {TEXTOID};
+    Datum values[1] = {CStringGetTextDatum(plot->study)};
+    uint64 i;
+
+    if (SPI_execute_with_args(tlaw_sql(sql), 1, types, values, NULL, true, MAX_ROWS + 1) != SPI_OK_SELECT)
+        elog(ERROR, "cannot read the runs to plot");
+    check_row_count();
+    plot->rows = MemoryContextAllocHuge(plot->context, sizeof(*plot->rows) * (SPI_processed + 1));
+    for (i = 0; i < SPI_processed; i++) {
+        HeapTuple tuple = SPI_tuptable->vals[i];
+        TupleDesc descriptor = SPI_tuptable->tupdesc;
+        struct row *row = &plot->rows[plot->n_rows++];
+        const char *name = SPI_getvalue(tuple, descriptor, 4);
+        double se = number_at(tuple, descriptor, 3);
+        bool null;
+
+        row->x = number_at(tuple, descriptor, 1);
+        row->y = number_at(tuple, descriptor, 2);
+        row->low = row->y - se;
+        row->high = row->y + se;
+        row->series = plot->by == NULL
+                          ? 0
+                          : series_of(plot, utf8(psprintf("%s = %s", plot->by, name ? name : "NULL")));
+        row->run_id = DatumGetInt64(SPI_getbinval(tuple, descriptor, 5, &null));
+        row->subset_seed = DatumGetInt64(SPI_getbinval(tuple, descriptor, 6, &null));
+        row->has_subset_seed = !null;
+    }
+    if (plot->by == NULL)
+        plot->n_names = 1;
+}
+
+/* Error that says why a study has nothing to plot. */
+static void nothing_to_plot(const struct plot *plot, const char *view)
+{
+    Oid types[1] = {TEXTOID};
+    Datum values[1] = {CStringGetTextDatum(plot->study)};
+    const char *sql = tlaw_sql("SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE status = 'done')"
+                               "  FROM @.tlaw_runs WHERE study = $1");
+    HeapTuple counts;
+
+    if (SPI_execute_with_args(sql, 1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+        elog(ERROR, "cannot count the runs of a study");
+    counts = SPI_tuptable->vals[0];
+    if (strcmp(SPI_getvalue(counts, SPI_tuptable->tupdesc, 1), "0") == 0)
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("study \"%s\" has no runs", plot->study),
+                        errdetail("There is no such study, or none of its runs belongs to a role of yours.")));
+    ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
+                    errmsg("study \"%s\" has nothing to plot: no %s with both %s and %s", plot->study,
+                           strcmp(view, "tlaw_runs") == 0 ? "finished run" : "row of tlaw_losses", plot->x.column,
+                           plot->y.column),
+                    errdetail("Runs: %s, done: %s.", SPI_getvalue(counts, SPI_tuptable->tupdesc, 1),
+                              SPI_getvalue(counts, SPI_tuptable->tupdesc, 2))));
+}
+
+static void read_points(struct plot *plot)
+{
+    const char *x = quote_identifier(plot->x.column), *y = quote_identifier(plot->y.column);
+    const char *by = plot->by ? psprintf("r.%s", quote_identifier(plot->by)) : "NULL";
+
+    read_rows(plot, psprintf("SELECT r.%s::float8, r.%s::float8, %s::float8, %s::text, r.run_id, r.subset_seed::int8"
+                             "  FROM @.tlaw_runs r WHERE r.study = $1 AND r.status = 'done'"
+                             "   AND r.%s::float8 BETWEEN -1e300 AND 1e300 AND r.%s::float8 BETWEEN -1e300 AND 1e300"
+                             " ORDER BY %s%s r.%s, r.%s, r.run_id",
+                             x, y, strcmp(plot->y.column, "test_loss") == 0 ? "r.test_loss_se" : "NULL", by, x, y,
+                             plot->by ? by : "", plot->by ? "," : "", x, y));
+    if (plot->n_rows == 0)
+        nothing_to_plot(plot, "tlaw_runs");
+}
+
+/* Step 0 has no place on a logarithmic axis. */
+static void read_curves(struct plot *plot)
+{
+    const char *x = quote_identifier(plot->x.column), *y = quote_identifier(plot->y.column);
+    const char *by = plot->by ? psprintf("r.%s", quote_identifier(plot->by)) : "NULL";
+
+    read_rows(plot, psprintf("SELECT l.%s::float8, l.%s::float8, NULL::float8, %s::text, l.run_id, NULL::int8"
+                             "  FROM @.tlaw_losses l JOIN @.tlaw_runs r ON r.run_id = l.run_id"
+                             " WHERE r.study = $1 AND l.%s > 0 AND l.%s BETWEEN -1e300 AND 1e300"
+                             " ORDER BY %s%s l.run_id, l.step",
+                             x, y, by, x, y, plot->by ? by : "", plot->by ? "," : ""));
+    if (plot->n_rows == 0)
+        nothing_to_plot(plot, "tlaw_losses");
+}
+
+/* ---- series ---- */
+
+static struct tlaw_svg_series *add_series(struct plot *plot, const char *name, int style)
+{
+    struct tlaw_svg_series *series = &plot->series[plot->n_series++];
+
+    memset(series, 0, sizeof(*series));
+    series->name = name;
+    series->style = style;
+    return series;
+}
+
+static struct tlaw_svg_point *new_points(const struct plot *plot, size_t n)
+{
+    return plot->host.allocate(plot->host.argument, sizeof(struct tlaw_svg_point) * n);
+}
+
+static struct tlaw_svg_point bare_point(double x, double y)
+{
+    struct tlaw_svg_point point = {x, y, NAN, NAN};
+
+    return point;
+}
+
+/* Points of n rows sorted by x: one for every x, the mean of its replicates with its standard error. */
+static void summarise(struct plot *plot, const struct row *rows, int n, struct tlaw_svg_series *series)
+{
+    struct tlaw_svg_point *points = new_points(plot, n), *dots = new_points(plot, n);
+    int first, last, i;
+
+    for (first = 0; first < n; first = last) {
+        struct tlaw_svg_point *point = &points[series->points.n++];
+        double mean = 0, squares = 0, se;
+
+        for (last = first; last < n && rows[last].x == rows[first].x; last++)
+            mean += rows[last].y;
+        mean /= last - first;
+        *point = bare_point(rows[first].x, mean);
+        if (last == first + 1) {
+            point->low = rows[first].low;
+            point->high = rows[first].high;
+        } else {
+            for (i = first; i < last; i++) {
+                squares += (rows[i].y - mean) * (rows[i].y - mean);
+                dots[series->dots.n++] = bare_point(rows[i].x, rows[i].y);
+            }
+            se = sqrt(squares / (last - first - 1) / (last - first));
+            point->low = mean - se;
+            point->high = mean + se;
+            plot->replicates = true;
+        }
+        plot->bars = plot->bars || !isnan(point->low);
+    }
+    series->points.at = points;
+    series->dots.at = dots;
+}
+
+/* Places of n points from low to high, a little beyond both, even in their logarithms. */
+static double law_place(double low, double high, int i)
+{
+    double beyond = 0.03 * log(high / low);
+
+    return low * exp(-beyond + (log(high / low) + 2 * beyond) * i / (LAW_POINTS - 1));
+}
+
+/* Fits the first of the two forms that the rows identify; false: neither, fit->message says why. */
+static bool fit_law(struct plot *plot, const struct row *rows, int n, struct tlaw_fit *fit)
+{
+    struct tlaw_fit_options options = {.level = 0.95, .max_iterations = -1, .intervals = true};
+    struct tlaw_row *law_rows = plot->host.allocate(plot->host.argument, sizeof(*law_rows) * n);
+    bool clustered = false;
+    int i;
+
+    for (i = 1; i < n; i++)
+        clustered = clustered || (rows[i].has_subset_seed && rows[0].has_subset_seed &&
+                                  rows[i].subset_seed != rows[0].subset_seed);
+    memset(law_rows, 0, sizeof(*law_rows) * n);
+    for (i = 0; i < n; i++) {
+        law_rows[i].x[0] = rows[i].x;
+        law_rows[i].loss = rows[i].y;
+        law_rows[i].weight = 1;
+        law_rows[i].clustered = clustered && rows[i].has_subset_seed;
+        law_rows[i].cluster = law_rows[i].clustered ? rows[i].subset_seed : 0;
+    }
+    tlaw_fit_run(&plot->host, law_rows, n, TLAW_POWER_LAW_OFFSET, &options, fit);
+    if (fit->converged && !fit->at_bound)
+        return true;
+    tlaw_fit_run(&plot->host, law_rows, n, TLAW_POWER_LAW, &options, fit);
+    return fit->converged;
+}
+
+/* "0.283 [0.251, 0.315]" */
+static const char *shown_interval(const double shown[4])
+{
+    char number[3][40];
+    int i;
+
+    for (i = 0; i < 3; i++)
+        tlaw_svg_number(shown[i == 0 ? 0 : i + 1], 3, number[i], sizeof(number[i]));
+    return isnan(shown[2]) || isnan(shown[3]) ? pstrdup(number[0])
+                                              : psprintf("%s [%s, %s]", number[0], number[1], number[2]);
+}
+
+/* The law of a series: its line, its band, its parameters in the legend. */
+static void add_law(struct plot *plot, struct tlaw_svg_series *series, const struct row *rows, int n,
+                    const struct tlaw_fit *fit)
+{
+    const struct tlaw_form_info *info = tlaw_form_info(fit->form);
+    struct tlaw_svg_point *line = new_points(plot, LAW_POINTS);
+    const char *colon = series->name ? ": " : "", *name = series->name ? series->name : "";
+    double alpha[4], irreducible[4];
+    int i;
+
+    for (i = 0; i < LAW_POINTS; i++) {
+        struct tlaw_prediction prediction;
+        double x = law_place(rows[0].x, rows[n - 1].x, i);
+
+        tlaw_fit_predict(fit, &x, &prediction);
+        line[i] = bare_point(x, prediction.loss);
+        line[i].low = prediction.low;
+        line[i].high = prediction.high;
+        plot->bands = plot->bands || !isnan(prediction.low);
+    }
+    series->line.at = line;
+    series->line.n = LAW_POINTS;
+    tlaw_shown_parameter(fit, info->alpha, alpha);
+    tlaw_shown_parameter(fit, info->irreducible, irreducible);
+    series->name = fit->form == TLAW_POWER_LAW_OFFSET
+                       ? psprintf("%s%sE + A x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s, E = %s", name, colon,
+                                  shown_interval(alpha), shown_interval(irreducible))
+                       : psprintf("%s%sA x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s", name, colon,
+                                  shown_interval(alpha));
+}
+
+/* The theory's line of a series: its excess over the fitted irreducible loss falls with the predicted exponent, and
+ * it meets the law (or the runs, where there is none) at their centre. */
+static void add_theory(struct plot *plot, const struct row *rows, int n, const struct tlaw_fit *fit, bool fitted,
+                       bool named)
+{
+    struct tlaw_svg_series *series = add_series(plot, NULL, TLAW_SVG_REFERENCE);
+    struct tlaw_svg_point *line = new_points(plot, LAW_POINTS);
+    int place = fitted ? tlaw_form_info(fit->form)->irreducible : -1, i;
+    double irreducible = place < 0 ? 0 : fit->natural[place], log_x = 0, log_y = 0, x, y;
+    char number[40];
+
+    for (i = 0; i < n; i++) {
+        log_x += log(rows[i].x) / n;
+        log_y += log(rows[i].y) / n;
+    }
+    x = exp(log_x);
+    y = fitted ? tlaw_form_predict(fit->form, fit->natural, &x, NULL) : exp(log_y);
+    for (i = 0; i < LAW_POINTS; i++) {
+        double at = law_place(rows[0].x, rows[n - 1].x, i);
+
+        line[i] = bare_point(at, irreducible + (y - irreducible) * pow(at / x, -plot->exponent));
+    }
+    series->line.at = line;
+    series->line.n = LAW_POINTS;
+    tlaw_svg_number(plot->exponent, 3, number, sizeof(number));
+    if (named)
+        series->name = psprintf("theory: α = %s (dimension %g, smoothness %g)", number, plot->dimension,
+                                plot->smoothness);
+}
+
+static int compare_points(const void *left, const void *right)
+{
+    const struct tlaw_svg_point *a = left, *b = right;
+
+    if (a->x != b->x)
+        return a->x < b->x ? -1 : 1;
+    return (a->y > b->y) - (a->y < b->y);
+}
+
+/* The compute frontier: the runs that no run of at most their compute beats. */
+static void add_frontier(struct plot *plot)
+{
+    struct tlaw_svg_point *all = new_points(plot, plot->n_rows);
+    struct tlaw_svg_series *frontier;
+    size_t n = 0, kept = 0, i;
+    int s;
+
+    for (s = 0; s < plot->n_series; s++)
+        for (i = 0; i < plot->series[s].points.n; i++)
+            all[n++] = bare_point(plot->series[s].points.at[i].x, plot->series[s].points.at[i].y);
+    qsort(all, n, sizeof(*all), compare_points);
+    for (i = 0; i < n; i++)
+        if (kept == 0 || all[i].y < all[kept - 1].y)
+            all[kept++] = all[i];
+    if (kept < 2)
+        return;
+    frontier = add_series(plot, "compute frontier", TLAW_SVG_REFERENCE);
+    frontier->line.at = all;
+    frontier->line.n = kept;
+}
+
+static bool all_positive(const struct plot *plot, bool y)
+{
+    int i;
+
+    for (i = 0; i < plot->n_rows; i++)
+        if (!((y ? plot->rows[i].y : plot->rows[i].x) > 0))
+            return false;
+    return true;
+}
+
+/* Rows first .. returned - 1 are of one series. */
+static int end_of_series(const struct plot *plot, int first)
+{
+    int last = first;
+
+    while (last < plot->n_rows && plot->rows[last].series == plot->rows[first].series)
+        last++;
+    return last;
+}
+
+static void points_series(struct plot *plot)
+{
+    bool lawful = plot->y.kind == LOSS && (plot->x.kind == DATA || plot->x.kind == PARAMETERS) &&
+                  all_positive(plot, false) && all_positive(plot, true);
+    int first, last;
+
+    plot->series = MemoryContextAlloc(plot->context, sizeof(*plot->series) * (2 * TLAW_SVG_STYLES + 1));
+    for (first = 0; first < plot->n_rows; first = last) {
+        struct tlaw_svg_series *series = add_series(plot, plot->names[plot->rows[first].series],
+                                                    plot->rows[first].series);
+        const struct row *rows = &plot->rows[first];
+        struct tlaw_fit fit;
+        bool fitted;
+
+        last = end_of_series(plot, first);
+        summarise(plot, rows, last - first, series);
+        if (!lawful)
+            continue;
+        fitted = fit_law(plot, rows, last - first, &fit);
+        if (fitted)
+            add_law(plot, series, rows, last - first, &fit);
+        else
+            series->name = psprintf("%s%sno law (%s)", series->name ? series->name : "", series->name ? ": " : "",
+                                    fit.message);
+        if (plot->exponent > 0)
+            add_theory(plot, rows, last - first, &fit, fitted, last == plot->n_rows);
+    }
+    if (strcmp(plot->x.column, "flops") == 0)
+        add_frontier(plot);
+}
+
+/* One line a run; without `by` the runs are the series as long as they can be told apart. Returns how many runs. */
+static int curves_series(struct plot *plot)
+{
+    int runs = 0, named = -1, first, last, i;
+
+    for (i = 0; i < plot->n_rows; i++)
+        runs += i == 0 || plot->rows[i].run_id != plot->rows[i - 1].run_id;
+    plot->series = MemoryContextAllocHuge(plot->context, sizeof(*plot->series) * runs);
+    for (first = 0; first < plot->n_rows; first = last) {
+        const struct row *row = &plot->rows[first];
+        struct tlaw_svg_point *line;
+        const char *name = NULL;
+        int style = row->series;
+
+        for (last = first; last < plot->n_rows && plot->rows[last].run_id == row->run_id; last++)
+            ;
+        line = new_points(plot, last - first);
+        for (i = first; i < last; i++)
+            line[i - first] = bare_point(plot->rows[i].x, plot->rows[i].y);
+        if (plot->by) {
+            if (named != row->series)
+                name = plot->names[row->series];
+            named = row->series;
+        } else if (runs > TLAW_SVG_STYLES) {
+            style = TLAW_SVG_MANY;
+        } else {
+            style = plot->n_series;
+            name = psprintf("run " INT64_FORMAT, row->run_id);
+        }
+        add_series(plot, name, style)->line = (struct tlaw_svg_points){line, last - first};
+    }
+    return runs;
+}
+
+/* ---- the functions ---- */
+
+static const char *text_argument(FunctionCallInfo fcinfo, int i, const char *otherwise)
+{
+    return PG_ARGISNULL(i) ? otherwise : text_to_cstring(PG_GETARG_TEXT_PP(i));
+}
+
+/* The theory's exponent, from the arguments dimension and smoothness. */
+static void set_theory(FunctionCallInfo fcinfo, struct plot *plot)
+{
+    if (PG_ARGISNULL(4))
+        return;
+    tlaw_not_null(fcinfo, 5, "smoothness");
+    plot->dimension = tlaw_number_argument("dimension", PG_GETARG_FLOAT8(4), 1e-3, 1e6);
+    plot->smoothness = tlaw_number_argument("smoothness", PG_GETARG_FLOAT8(5), 1e-3, 1e3);
+    if (plot->y.kind != LOSS || (plot->x.kind != DATA && plot->x.kind != PARAMETERS))
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("dimension is %g, but the theory says nothing of %s against %s", plot->dimension,
+                               plot->y.column, plot->x.column),
+                        errdetail("It needs a loss as y and train_tokens, train_bytes, train_documents, n_params or "
+                                  "n_params_non_embedding as x.")));
+    plot->exponent = 2 * plot->smoothness /
+                     (plot->x.kind == DATA ? 2 * plot->smoothness + plot->dimension : plot->dimension);
+}
+
+/* What the marks mean. */
+static const char *points_note(const struct plot *plot)
+{
+    return psprintf("%d run%s%s%s%s", plot->n_rows, plot->n_rows == 1 ? "" : "s",
+                    plot->replicates ? " · points: means of replicates, dots: single runs" : "",
+                    plot->bars ? " · bars: ± 1 standard error" : "",
+                    plot->bands ? " · band: 95 % interval of the law" : "");
+}
+
+static Datum finish(struct plot *plot, const struct tlaw_svg_figure *figure)
+{
+    text *document = cstring_to_text(tlaw_svg(&plot->host, figure));
+
+    MemoryContextDelete(plot->context);
+    PG_RETURN_TEXT_P(document);
+}
+
+PG_FUNCTION_INFO_V1(tlaw_plot);
+Datum tlaw_plot(PG_FUNCTION_ARGS)
+{
+    struct plot plot = {0};
+    struct tlaw_svg_figure figure = {0};
+    MemoryContext caller;
+    bool curves;
+    int runs;
+
+    tlaw_not_null(fcinfo, 0, "study");
+    tlaw_not_null(fcinfo, 1, "x");
+    plot.study = text_argument(fcinfo, 0, NULL);
+    plot.x = quantity_named(text_argument(fcinfo, 1, NULL));
+    curves = strcmp(plot.x.column, "step") == 0 || strcmp(plot.x.column, "tokens_seen") == 0;
+    plot.y = quantity_named(text_argument(fcinfo, 2, curves ? "val_loss" : "test_loss"));
+    plot.by = text_argument(fcinfo, 3, NULL);
+    plot.context = tlaw_law_context(&plot.host);
+
+    SPI_connect();
+    if (!curves)
+        require_column("x", "tlaw_runs", plot.x.column, true);
+    require_column("y", curves ? "tlaw_losses" : "tlaw_runs", plot.y.column, true);
+    if (plot.by)
+        require_column("by", "tlaw_runs", plot.by, false);
+    set_theory(fcinfo, &plot);
+    if (curves)
+        read_curves(&plot);
+    else
+        read_points(&plot);
+    SPI_finish();
+
+    caller = MemoryContextSwitchTo(plot.context);
+    if (curves)
+        runs = curves_series(&plot);
+    else
+        points_series(&plot);
+    figure.title = utf8(plot.study);
+    figure.note = curves ? psprintf("%d run%s", runs, runs == 1 ? "" : "s") : points_note(&plot);
+    figure.x = (struct tlaw_svg_axis){utf8(plot.x.title), all_positive(&plot, false)};
+    figure.y = (struct tlaw_svg_axis){utf8(plot.y.title), all_positive(&plot, true)};
+    figure.series = plot.series;
+    figure.n_series = plot.n_series;
+    MemoryContextSwitchTo(caller);
+    return finish(&plot, &figure);
+}
+
+/* ---- any query ---- */
+
+/* Error unless the columns are x, y [, low, high] [, series]. */
+static void check_columns(TupleDesc descriptor)
+{
+    int n = descriptor->natts, numbers = n >= 4 ? 4 : 2, i;
+
+    if (n < 2 || n > 5)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("the query has %d column%s", n, n == 1 ? "" : "s"),
+                        errdetail("It must have (x, y), (x, y, series), (x, y, low, high) or (x, y, low, high, series).")));
+    for (i = 1; i <= numbers; i++)
+        if (TypeCategory(SPI_gettypeid(descriptor, i)) != TYPCATEGORY_NUMERIC)
+            ereport(ERROR,
+                    (errcode(ERRCODE_DATATYPE_MISMATCH),
+                     errmsg("column %d of the query, \"%s\", is not a number", i, SPI_fname(descriptor, i)),
+                     errdetail("Its columns must be (x, y), (x, y, series), (x, y, low, high) or (x, y, low, high, series).")));
+}
+
+/* A cell as a number, NAN where it is null; refused where it cannot be drawn. */
+static double cell(HeapTuple tuple, TupleDesc descriptor, int column, bool logarithmic)
+{
+    char *value = SPI_getvalue(tuple, descriptor, column);
+    double number;
+
+    if (value == NULL)
+        return NAN;
+    number = float8in_internal(value, NULL, "double precision", value);
+    if (!(fabs(number) < LARGEST) || (logarithmic && number <= 0))
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("column \"%s\" of the query is %s", SPI_fname(descriptor, column), value),
+                        logarithmic ? errdetail("It must be positive on a logarithmic axis, and below 1e300.")
+                                    : errdetail("It must be a number below 1e300 in size.")));
+    return number;
+}
+
+static int compare_rows(const void *left, const void *right)
+{
+    const struct row *a = left, *b = right;
+
+    if (a->series != b->series)
+        return a->series - b->series;
+    if (a->x != b->x)
+        return a->x < b->x ? -1 : 1;
+    return (a->y > b->y) - (a->y < b->y);
+}
+
+/* The rows of the last query; those without x or y are left out. */
+static void read_cells(struct plot *plot, bool log_x, bool log_y)
+{
+    TupleDesc descriptor = SPI_tuptable->tupdesc;
+    int n = descriptor->natts;
+    uint64 i;
+
+    check_columns(descriptor);
+    check_row_count();
+    plot->rows = MemoryContextAllocHuge(plot->context, sizeof(*plot->rows) * (SPI_processed + 1));
+    for (i = 0; i < SPI_processed; i++) {
+        HeapTuple tuple = SPI_tuptable->vals[i];
+        struct row *row = &plot->rows[plot->n_rows];
+        const char *name = n % 2 == 1 ? SPI_getvalue(tuple, descriptor, n) : NULL;
+
+        row->x = cell(tuple, descriptor, 1, log_x);
+        row->y = cell(tuple, descriptor, 2, log_y);
+        row->low = n >= 4 ? cell(tuple, descriptor, 3, false) : NAN;
+        row->high = n >= 4 ? cell(tuple, descriptor, 4, false) : NAN;
+        if (isnan(row->x) || isnan(row->y))
+            continue;
+        row->series = n % 2 == 1 ? series_of(plot, utf8(name ? name : "NULL")) : 0;
+        plot->n_rows++;
+    }
+    if (plot->n_rows == 0)
+        ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("the query gave no row with both x and y")));
+    if (n % 2 == 0)
+        plot->n_names = 1;
+    qsort(plot->rows, plot->n_rows, sizeof(*plot->rows), compare_rows);
+}
+
+PG_FUNCTION_INFO_V1(tlaw_plot_query);
+Datum tlaw_plot_query(PG_FUNCTION_ARGS)
+{
+    struct plot plot = {0};
+    struct tlaw_svg_figure figure = {0};
+    struct tlaw_svg_point *points, *line;
+    const char *title = text_argument(fcinfo, 1, NULL), *x_title = text_argument(fcinfo, 2, NULL);
+    const char *y_title = text_argument(fcinfo, 3, NULL);
+    int first, last, i;
+
+    tlaw_not_null(fcinfo, 0, "query");
+    tlaw_not_null(fcinfo, 4, "log_x");
+    tlaw_not_null(fcinfo, 5, "log_y");
+    figure.x.logarithmic = PG_GETARG_BOOL(4);
+    figure.y.logarithmic = PG_GETARG_BOOL(5);
+    plot.context = tlaw_law_context(&plot.host);
+
+    SPI_connect();
+    if (SPI_execute(text_argument(fcinfo, 0, NULL), true, MAX_ROWS + 1) < 0 || SPI_tuptable == NULL)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the query returns no rows"),
+                        errdetail("It must be a SELECT.")));
+    read_cells(&plot, figure.x.logarithmic, figure.y.logarithmic);
+    figure.x.title = MemoryContextStrdup(plot.context, utf8(x_title ? x_title : SPI_fname(SPI_tuptable->tupdesc, 1)));
+    figure.y.title = MemoryContextStrdup(plot.context, utf8(y_title ? y_title : SPI_fname(SPI_tuptable->tupdesc, 2)));
+    SPI_finish();
+
+    plot.series = MemoryContextAlloc(plot.context, sizeof(*plot.series) * TLAW_SVG_STYLES);
+    points = new_points(&plot, plot.n_rows);
+    line = new_points(&plot, plot.n_rows);
+    for (first = 0; first < plot.n_rows; first = last) {
+        struct tlaw_svg_series *series = add_series(&plot, plot.names[plot.rows[first].series],
+                                                    plot.rows[first].series);
+
+        last = end_of_series(&plot, first);
+        for (i = first; i < last; i++) {
+            points[i] = line[i] = bare_point(plot.rows[i].x, plot.rows[i].y);
+            points[i].low = plot.rows[i].low;
+            points[i].high = plot.rows[i].high;
+        }
+        series->points = (struct tlaw_svg_points){points + first, last - first};
+        series->line = (struct tlaw_svg_points){line + first, last - first};
+    }
+    figure.title = title ? utf8(title) : NULL;
+    figure.series = plot.series;
+    figure.n_series = plot.n_series;
+    return finish(&plot, &figure);
+}
