@@ -1,8 +1,8 @@
 /*
  * Plots: the runs of a study, loss curves, the rows of any query, as SVG text (kernels/stats/svg.h draws).
  *
- * Invariants: everything is read through the views, as the caller, read-only; column names are looked up before they
- * enter a query; a law is fitted by kernels/stats/fit.h to the runs themselves, as
+ * Invariants: everything is read through the views, as the caller, read-only; column names are looked up
+ * before they enter a query; a law is fitted by kernels/stats/fit.h to the runs themselves, as
  * tlaw_power_law_offset(x, y, subset_seed) does.
  */
 #include "law.h"
@@ -21,10 +21,11 @@
 #define LAW_POINTS 64
 #define LARGEST    1e300 /* what svg.h draws */
 
-/* What may be plotted, by the names of the views' columns. */
+/* What may be plotted, by the names of the views' columns; laws are of losses against data or parameters. */
+enum quantity_kind { OTHER, LOSS, DATA, PARAMETERS };
 struct quantity {
     const char *column, *title;
-    enum { OTHER, LOSS, DATA, PARAMETERS } kind;
+    enum quantity_kind kind;
 };
 static const struct quantity quantities[] = {
     {"train_tokens", "Training tokens", DATA},
@@ -59,7 +60,7 @@ static const struct quantity quantities[] = {
 struct row {
     double x, y, low, high; /* low, high: NAN where there is none */
     int series;
-    int64 run_id;
+    int64 run_id, setting; /* runs of one setting differ in nothing but seeds */
     int64 subset_seed;
     bool has_subset_seed;
 };
@@ -99,8 +100,8 @@ static struct quantity quantity_named(const char *column)
     return other;
 }
 
-/* Error unless the view has the column, a numeric one if need be.  argument: its name, for the message. SPI is
- * connected. */
+/* Error unless the view has the column, a numeric one if need be.  argument: its name, for the message. SPI
+ * is connected. */
 static void require_column(const char *argument, const char *view, const char *column, bool numeric)
 {
     Oid types[3] = {TEXTOID, TEXTOID, BOOLOID};
@@ -150,22 +151,40 @@ static int series_of(struct plot *plot, const char *name)
         if (strcmp(plot->names[i], name) == 0)
             return i;
     if (plot->n_names == TLAW_SVG_STYLES)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        plot->by ? errmsg("by is \"%s\", which makes more than %d series", plot->by, TLAW_SVG_STYLES)
-                                 : errmsg("the query makes more than %d series", TLAW_SVG_STYLES),
-                        errdetail("No more than %d can be told apart.", TLAW_SVG_STYLES)));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 plot->by ? errmsg("by is \"%s\", which makes more than %d series", plot->by, TLAW_SVG_STYLES)
+                          : errmsg("the query makes more than %d series", TLAW_SVG_STYLES),
+                 errdetail("No more than %d can be told apart.", TLAW_SVG_STYLES)));
     plot->names[plot->n_names] = MemoryContextStrdup(plot->context, name);
     return plot->n_names++;
+}
+
+/* "n_params = 10M": counts are shortened where nothing is lost. */
+static const char *series_name(const char *column, const char *value)
+{
+    enum quantity_kind kind = quantity_named(column).kind;
+    char number[40];
+    size_t digits = value ? strlen(value) : 0;
+
+    if (value == NULL)
+        return utf8(psprintf("%s = NULL", column));
+    while (digits > 0 && value[digits - 1] == '0')
+        digits--;
+    if (digits > 4 || (kind != DATA && kind != PARAMETERS))
+        return utf8(psprintf("%s = %s", column, value));
+    tlaw_svg_number(strtod(value, NULL), 4, number, sizeof(number));
+    return psprintf("%s = %s", utf8(column), number);
 }
 
 static void check_row_count(void)
 {
     if (SPI_processed > MAX_ROWS)
-        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                        errmsg("more than %d rows to plot", MAX_ROWS)));
+        ereport(ERROR,
+                (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("more than %d rows to plot", MAX_ROWS)));
 }
 
-/* Reads a study's rows by a query of (x, y, standard error of y, series, run, subset seed). */
+/* Reads a study's rows by a query of (x, y, standard error of y, series, run, setting, subset seed). */
 static void read_rows(struct plot *plot, const char *sql)
 {
     Oid types[1] = {TEXTOID};
@@ -180,7 +199,6 @@ static void read_rows(struct plot *plot, const char *sql)
         HeapTuple tuple = SPI_tuptable->vals[i];
         TupleDesc descriptor = SPI_tuptable->tupdesc;
         struct row *row = &plot->rows[plot->n_rows++];
-        const char *name = SPI_getvalue(tuple, descriptor, 4);
         double se = number_at(tuple, descriptor, 3);
         bool null;
 
@@ -188,11 +206,11 @@ static void read_rows(struct plot *plot, const char *sql)
         row->y = number_at(tuple, descriptor, 2);
         row->low = row->y - se;
         row->high = row->y + se;
-        row->series = plot->by == NULL
-                          ? 0
-                          : series_of(plot, utf8(psprintf("%s = %s", plot->by, name ? name : "NULL")));
+        row->series =
+            plot->by == NULL ? 0 : series_of(plot, series_name(plot->by, SPI_getvalue(tuple, descriptor, 4)));
         row->run_id = DatumGetInt64(SPI_getbinval(tuple, descriptor, 5, &null));
-        row->subset_seed = DatumGetInt64(SPI_getbinval(tuple, descriptor, 6, &null));
+        row->setting = DatumGetInt64(SPI_getbinval(tuple, descriptor, 6, &null));
+        row->subset_seed = DatumGetInt64(SPI_getbinval(tuple, descriptor, 7, &null));
         row->has_subset_seed = !null;
     }
     if (plot->by == NULL)
@@ -204,20 +222,22 @@ static void nothing_to_plot(const struct plot *plot, const char *view)
 {
     Oid types[1] = {TEXTOID};
     Datum values[1] = {CStringGetTextDatum(plot->study)};
-    const char *sql = tlaw_sql("SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE status = 'done')"
-                               "  FROM @.tlaw_runs WHERE study = $1");
+    const char *sql =
+        tlaw_sql("SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE status = 'done')"
+                 "  FROM @.tlaw_runs WHERE study = $1");
     HeapTuple counts;
 
     if (SPI_execute_with_args(sql, 1, types, values, NULL, true, 1) != SPI_OK_SELECT)
         elog(ERROR, "cannot count the runs of a study");
     counts = SPI_tuptable->vals[0];
     if (strcmp(SPI_getvalue(counts, SPI_tuptable->tupdesc, 1), "0") == 0)
-        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("study \"%s\" has no runs", plot->study),
-                        errdetail("There is no such study, or none of its runs belongs to a role of yours.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("study \"%s\" has no runs", plot->study),
+                 errdetail("There is no such study, or none of its runs belongs to a role of yours.")));
     ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
                     errmsg("study \"%s\" has nothing to plot: no %s with both %s and %s", plot->study,
-                           strcmp(view, "tlaw_runs") == 0 ? "finished run" : "row of tlaw_losses", plot->x.column,
-                           plot->y.column),
+                           strcmp(view, "tlaw_runs") == 0 ? "finished run" : "row of tlaw_losses",
+                           plot->x.column, plot->y.column),
                     errdetail("Runs: %s, done: %s.", SPI_getvalue(counts, SPI_tuptable->tupdesc, 1),
                               SPI_getvalue(counts, SPI_tuptable->tupdesc, 2))));
 }
@@ -227,12 +247,16 @@ static void read_points(struct plot *plot)
     const char *x = quote_identifier(plot->x.column), *y = quote_identifier(plot->y.column);
     const char *by = plot->by ? psprintf("r.%s", quote_identifier(plot->by)) : "NULL";
 
-    read_rows(plot, psprintf("SELECT r.%s::float8, r.%s::float8, %s::float8, %s::text, r.run_id, r.subset_seed::int8"
-                             "  FROM @.tlaw_runs r WHERE r.study = $1 AND r.status = 'done'"
-                             "   AND r.%s::float8 BETWEEN -1e300 AND 1e300 AND r.%s::float8 BETWEEN -1e300 AND 1e300"
-                             " ORDER BY %s%s r.%s, r.%s, r.run_id",
-                             x, y, strcmp(plot->y.column, "test_loss") == 0 ? "r.test_loss_se" : "NULL", by, x, y,
-                             plot->by ? by : "", plot->by ? "," : "", x, y));
+    read_rows(
+        plot,
+        psprintf("SELECT r.%s::float8, r.%s::float8, %s::float8, %s::text, r.run_id,"
+                 "       pg_catalog.dense_rank() OVER (ORDER BY r.n_params, r.train_tokens, r.flops),"
+                 "       r.subset_seed::int8"
+                 "  FROM @.tlaw_runs r WHERE r.study = $1 AND r.status = 'done'"
+                 "   AND r.%s::float8 BETWEEN -1e300 AND 1e300 AND r.%s::float8 BETWEEN -1e300 AND 1e300"
+                 " ORDER BY %s%s r.%s, 6, r.%s, r.run_id",
+                 x, y, strcmp(plot->y.column, "test_loss") == 0 ? "r.test_loss_se" : "NULL", by, x, y,
+                 plot->by ? by : "", plot->by ? "," : "", x, y));
     if (plot->n_rows == 0)
         nothing_to_plot(plot, "tlaw_runs");
 }
@@ -243,11 +267,13 @@ static void read_curves(struct plot *plot)
     const char *x = quote_identifier(plot->x.column), *y = quote_identifier(plot->y.column);
     const char *by = plot->by ? psprintf("r.%s", quote_identifier(plot->by)) : "NULL";
 
-    read_rows(plot, psprintf("SELECT l.%s::float8, l.%s::float8, NULL::float8, %s::text, l.run_id, NULL::int8"
-                             "  FROM @.tlaw_losses l JOIN @.tlaw_runs r ON r.run_id = l.run_id"
-                             " WHERE r.study = $1 AND l.%s > 0 AND l.%s BETWEEN -1e300 AND 1e300"
-                             " ORDER BY %s%s l.run_id, l.step",
-                             x, y, by, x, y, plot->by ? by : "", plot->by ? "," : ""));
+    read_rows(
+        plot,
+        psprintf("SELECT l.%s::float8, l.%s::float8, NULL::float8, %s::text, l.run_id, 0::int8, NULL::int8"
+                 "  FROM @.tlaw_losses l JOIN @.tlaw_runs r ON r.run_id = l.run_id"
+                 " WHERE r.study = $1 AND l.%s > 0 AND l.%s BETWEEN -1e300 AND 1e300"
+                 " ORDER BY %s%s l.run_id, l.step",
+                 x, y, by, x, y, plot->by ? by : "", plot->by ? "," : ""));
     if (plot->n_rows == 0)
         nothing_to_plot(plot, "tlaw_losses");
 }
@@ -276,7 +302,8 @@ static struct tlaw_svg_point bare_point(double x, double y)
     return point;
 }
 
-/* Points of n rows sorted by x: one for every x, the mean of its replicates with its standard error. */
+/* Points of n rows sorted by x and setting: one for each, the mean of its replicates with its standard error.
+ */
 static void summarise(struct plot *plot, const struct row *rows, int n, struct tlaw_svg_series *series)
 {
     struct tlaw_svg_point *points = new_points(plot, n), *dots = new_points(plot, n);
@@ -286,7 +313,8 @@ static void summarise(struct plot *plot, const struct row *rows, int n, struct t
         struct tlaw_svg_point *point = &points[series->points.n++];
         double mean = 0, squares = 0, se;
 
-        for (last = first; last < n && rows[last].x == rows[first].x; last++)
+        for (last = first;
+             last < n && rows[last].x == rows[first].x && rows[last].setting == rows[first].setting; last++)
             mean += rows[last].y;
         mean /= last - first;
         *point = bare_point(rows[first].x, mean);
@@ -343,16 +371,25 @@ static bool fit_law(struct plot *plot, const struct row *rows, int n, struct tla
     return fit->converged;
 }
 
-/* "0.283 [0.251, 0.315]" */
+/* Three significant digits, zeros included where they fit: 0.280, 1.00, 12.3. */
+static const char *three_digits(double value)
+{
+    char number[40];
+
+    if (fabs(value) >= 1e-3 && fabs(value) < 100)
+        return psprintf("%s%.*f", value < 0 ? "−" : "", 2 - (int) floor(log10(fabs(value))), fabs(value));
+    tlaw_svg_number(value, 3, number, sizeof(number));
+    return pstrdup(number);
+}
+
+/* "0.283 [0.251, 0.315]": value, standard error, low, high. */
 static const char *shown_interval(const double shown[4])
 {
-    char number[3][40];
-    int i;
+    const char *value = three_digits(shown[0]);
 
-    for (i = 0; i < 3; i++)
-        tlaw_svg_number(shown[i == 0 ? 0 : i + 1], 3, number[i], sizeof(number[i]));
-    return isnan(shown[2]) || isnan(shown[3]) ? pstrdup(number[0])
-                                              : psprintf("%s [%s, %s]", number[0], number[1], number[2]);
+    if (isnan(shown[2]) || isnan(shown[3]))
+        return value;
+    return psprintf("%s [%s, %s]", value, three_digits(shown[2]), three_digits(shown[3]));
 }
 
 /* The law of a series: its line, its band, its parameters in the legend. */
@@ -380,22 +417,21 @@ static void add_law(struct plot *plot, struct tlaw_svg_series *series, const str
     tlaw_shown_parameter(fit, info->alpha, alpha);
     tlaw_shown_parameter(fit, info->irreducible, irreducible);
     series->name = fit->form == TLAW_POWER_LAW_OFFSET
-                       ? psprintf("%s%sE + A x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s, E = %s", name, colon,
-                                  shown_interval(alpha), shown_interval(irreducible))
+                       ? psprintf("%s%sE + A x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s, E = %s", name,
+                                  colon, shown_interval(alpha), shown_interval(irreducible))
                        : psprintf("%s%sA x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s", name, colon,
                                   shown_interval(alpha));
 }
 
-/* The theory's line of a series: its excess over the fitted irreducible loss falls with the predicted exponent, and
- * it meets the law (or the runs, where there is none) at their centre. */
-static void add_theory(struct plot *plot, const struct row *rows, int n, const struct tlaw_fit *fit, bool fitted,
-                       bool named)
+/* The theory's line of a series: its excess over the fitted irreducible loss falls with the predicted
+ * exponent, and it meets the law (or the runs, where there is none) at their centre. */
+static void add_theory(struct plot *plot, const struct row *rows, int n, const struct tlaw_fit *fit,
+                       bool fitted, bool named)
 {
     struct tlaw_svg_series *series = add_series(plot, NULL, TLAW_SVG_REFERENCE);
     struct tlaw_svg_point *line = new_points(plot, LAW_POINTS);
     int place = fitted ? tlaw_form_info(fit->form)->irreducible : -1, i;
     double irreducible = place < 0 ? 0 : fit->natural[place], log_x = 0, log_y = 0, x, y;
-    char number[40];
 
     for (i = 0; i < n; i++) {
         log_x += log(rows[i].x) / n;
@@ -410,10 +446,9 @@ static void add_theory(struct plot *plot, const struct row *rows, int n, const s
     }
     series->line.at = line;
     series->line.n = LAW_POINTS;
-    tlaw_svg_number(plot->exponent, 3, number, sizeof(number));
     if (named)
-        series->name = psprintf("theory: α = %s (dimension %g, smoothness %g)", number, plot->dimension,
-                                plot->smoothness);
+        series->name = psprintf("theory: α = %s (dimension %g, smoothness %g)", three_digits(plot->exponent),
+                                plot->dimension, plot->smoothness);
 }
 
 static int compare_points(const void *left, const void *right)
@@ -475,8 +510,8 @@ static void points_series(struct plot *plot)
 
     plot->series = MemoryContextAlloc(plot->context, sizeof(*plot->series) * (2 * TLAW_SVG_STYLES + 1));
     for (first = 0; first < plot->n_rows; first = last) {
-        struct tlaw_svg_series *series = add_series(plot, plot->names[plot->rows[first].series],
-                                                    plot->rows[first].series);
+        struct tlaw_svg_series *series =
+            add_series(plot, plot->names[plot->rows[first].series], plot->rows[first].series);
         const struct row *rows = &plot->rows[first];
         struct tlaw_fit fit;
         bool fitted;
@@ -489,8 +524,8 @@ static void points_series(struct plot *plot)
         if (fitted)
             add_law(plot, series, rows, last - first, &fit);
         else
-            series->name = psprintf("%s%sno law (%s)", series->name ? series->name : "", series->name ? ": " : "",
-                                    fit.message);
+            series->name = psprintf("%s%sno law (%s)", series->name ? series->name : "",
+                                    series->name ? ": " : "", fit.message);
         if (plot->exponent > 0)
             add_theory(plot, rows, last - first, &fit, fitted, last == plot->n_rows);
     }
@@ -498,7 +533,8 @@ static void points_series(struct plot *plot)
         add_frontier(plot);
 }
 
-/* One line a run; without `by` the runs are the series as long as they can be told apart. Returns how many runs. */
+/* One line a run; without `by` the runs are the series as long as they can be told apart. Returns how many
+ * runs. */
 static int curves_series(struct plot *plot)
 {
     int runs = 0, named = -1, first, last, i;
@@ -548,11 +584,12 @@ static void set_theory(FunctionCallInfo fcinfo, struct plot *plot)
     plot->dimension = tlaw_number_argument("dimension", PG_GETARG_FLOAT8(4), 1e-3, 1e6);
     plot->smoothness = tlaw_number_argument("smoothness", PG_GETARG_FLOAT8(5), 1e-3, 1e3);
     if (plot->y.kind != LOSS || (plot->x.kind != DATA && plot->x.kind != PARAMETERS))
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("dimension is %g, but the theory says nothing of %s against %s", plot->dimension,
-                               plot->y.column, plot->x.column),
-                        errdetail("It needs a loss as y and train_tokens, train_bytes, train_documents, n_params or "
-                                  "n_params_non_embedding as x.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("dimension is %g, but the theory says nothing of %s against %s", plot->dimension,
+                        plot->y.column, plot->x.column),
+                 errdetail("It needs a loss as y and train_tokens, train_bytes, train_documents, n_params or "
+                           "n_params_non_embedding as x.")));
     plot->exponent = 2 * plot->smoothness /
                      (plot->x.kind == DATA ? 2 * plot->smoothness + plot->dimension : plot->dimension);
 }
@@ -561,9 +598,9 @@ static void set_theory(FunctionCallInfo fcinfo, struct plot *plot)
 static const char *points_note(const struct plot *plot)
 {
     return psprintf("%d run%s%s%s%s", plot->n_rows, plot->n_rows == 1 ? "" : "s",
-                    plot->replicates ? " · points: means of replicates, dots: single runs" : "",
+                    plot->replicates ? " · points: means, dots: single runs" : "",
                     plot->bars ? " · bars: ± 1 standard error" : "",
-                    plot->bands ? " · band: 95 % interval of the law" : "");
+                    plot->bands ? " · band and [ ]: 95 %" : "");
 }
 
 static Datum finish(struct plot *plot, const struct tlaw_svg_figure *figure)
@@ -611,7 +648,7 @@ Datum tlaw_plot(PG_FUNCTION_ARGS)
     else
         points_series(&plot);
     figure.title = utf8(plot.study);
-    figure.note = curves ? psprintf("%d run%s", runs, runs == 1 ? "" : "s") : points_note(&plot);
+    figure.note = curves ? psprintf("%d run%s, a line each", runs, runs == 1 ? "" : "s") : points_note(&plot);
     figure.x = (struct tlaw_svg_axis){utf8(plot.x.title), all_positive(&plot, false)};
     figure.y = (struct tlaw_svg_axis){utf8(plot.y.title), all_positive(&plot, true)};
     figure.series = plot.series;
@@ -628,15 +665,19 @@ static void check_columns(TupleDesc descriptor)
     int n = descriptor->natts, numbers = n >= 4 ? 4 : 2, i;
 
     if (n < 2 || n > 5)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("the query has %d column%s", n, n == 1 ? "" : "s"),
-                        errdetail("It must have (x, y), (x, y, series), (x, y, low, high) or (x, y, low, high, series).")));
+        ereport(
+            ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+             errmsg("the query has %d column%s", n, n == 1 ? "" : "s"),
+             errdetail(
+                 "It must have (x, y), (x, y, series), (x, y, low, high) or (x, y, low, high, series).")));
     for (i = 1; i <= numbers; i++)
         if (TypeCategory(SPI_gettypeid(descriptor, i)) != TYPCATEGORY_NUMERIC)
             ereport(ERROR,
                     (errcode(ERRCODE_DATATYPE_MISMATCH),
                      errmsg("column %d of the query, \"%s\", is not a number", i, SPI_fname(descriptor, i)),
-                     errdetail("Its columns must be (x, y), (x, y, series), (x, y, low, high) or (x, y, low, high, series).")));
+                     errdetail("Its columns must be (x, y), (x, y, series), (x, y, low, high) or (x, y, low, "
+                               "high, series).")));
 }
 
 /* A cell as a number, NAN where it is null; refused where it cannot be drawn. */
@@ -720,16 +761,18 @@ Datum tlaw_plot_query(PG_FUNCTION_ARGS)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the query returns no rows"),
                         errdetail("It must be a SELECT.")));
     read_cells(&plot, figure.x.logarithmic, figure.y.logarithmic);
-    figure.x.title = MemoryContextStrdup(plot.context, utf8(x_title ? x_title : SPI_fname(SPI_tuptable->tupdesc, 1)));
-    figure.y.title = MemoryContextStrdup(plot.context, utf8(y_title ? y_title : SPI_fname(SPI_tuptable->tupdesc, 2)));
+    figure.x.title =
+        MemoryContextStrdup(plot.context, utf8(x_title ? x_title : SPI_fname(SPI_tuptable->tupdesc, 1)));
+    figure.y.title =
+        MemoryContextStrdup(plot.context, utf8(y_title ? y_title : SPI_fname(SPI_tuptable->tupdesc, 2)));
     SPI_finish();
 
     plot.series = MemoryContextAlloc(plot.context, sizeof(*plot.series) * TLAW_SVG_STYLES);
     points = new_points(&plot, plot.n_rows);
     line = new_points(&plot, plot.n_rows);
     for (first = 0; first < plot.n_rows; first = last) {
-        struct tlaw_svg_series *series = add_series(&plot, plot.names[plot.rows[first].series],
-                                                    plot.rows[first].series);
+        struct tlaw_svg_series *series =
+            add_series(&plot, plot.names[plot.rows[first].series], plot.rows[first].series);
 
         last = end_of_series(&plot, first);
         for (i = first; i < last; i++) {

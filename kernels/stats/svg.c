@@ -1,6 +1,6 @@
 /*
- * Figures as SVG text; see svg.h.  Layout: title and note, the plot, its axes, the legend below it in as many columns
- * as fit: it can never cover what is shown.
+ * Figures as SVG text; see svg.h.  Layout: title and note, the plot, its axes, the legend below it in as many
+ * columns as fit: it can never cover what is shown.
  */
 #include "svg.h"
 
@@ -175,15 +175,21 @@ __attribute__((format(printf, 7, 8))) static void put_text(struct canvas *c, dou
 
 static const char *colour(int style)
 {
-    return style == TLAW_SVG_REFERENCE ? "#333333" : style == TLAW_SVG_MANY ? colours[0] : colours[style % N_COLOURS];
+    return style == TLAW_SVG_REFERENCE ? "#333333"
+           : style == TLAW_SVG_MANY    ? colours[0]
+                                       : colours[style % N_COLOURS];
 }
 
 /* Attributes of a series' line. */
 static void put_line_style(struct canvas *c, int style)
 {
-    const char *dash = style == TLAW_SVG_REFERENCE ? "1 5" : style == TLAW_SVG_MANY ? "" : dashes[style % N_DASHES];
+    const char *dash = style == TLAW_SVG_REFERENCE ? "1 5"
+                       : style == TLAW_SVG_MANY    ? ""
+                                                   : dashes[style % N_DASHES];
     put(c, " fill=\"none\" stroke=\"%s\" stroke-width=\"%s\" stroke-linejoin=\"round\"", colour(style),
-        style == TLAW_SVG_REFERENCE ? "2.4" : style == TLAW_SVG_MANY ? "1" : "1.9");
+        style == TLAW_SVG_REFERENCE ? "2.4"
+        : style == TLAW_SVG_MANY    ? "1"
+                                    : "1.9");
     if (style == TLAW_SVG_REFERENCE)
         put(c, " stroke-linecap=\"round\"");
     if (style == TLAW_SVG_MANY)
@@ -196,12 +202,12 @@ static void put_line_style(struct canvas *c, int style)
 static void put_marker(struct canvas *c, int style, double x, double y)
 {
     static const double corners[N_SHAPES][11] = {
-        {0},                                                        /* circle */
-        {4, 45, 135, 225, 315},                                     /* square: corners, then their angles */
-        {3, 90, 210, 330},                                          /* triangle */
-        {4, 0, 90, 180, 270},                                       /* diamond */
-        {3, 270, 30, 150},                                          /* triangle on its tip */
-        {10, 90, 126, 162, 198, 234, 270, 306, 342, 18, 54}};       /* star: every second corner inside */
+        {0},                                                  /* circle */
+        {4, 45, 135, 225, 315},                               /* square: corners, then their angles */
+        {3, 90, 210, 330},                                    /* triangle */
+        {4, 0, 90, 180, 270},                                 /* diamond */
+        {3, 270, 30, 150},                                    /* triangle on its tip */
+        {10, 90, 126, 162, 198, 234, 270, 306, 342, 18, 54}}; /* star: every second corner inside */
     static const double radius[N_SHAPES] = {4.6, 5.6, 6.4, 6, 6.4, 7};
     const double *shape = corners[style % N_SHAPES];
     bool hollow = style >= N_SHAPES;
@@ -211,7 +217,8 @@ static void put_marker(struct canvas *c, int style, double x, double y)
     else
         put(c, "<polygon class=\"point\" points=\"");
     for (int i = 1; i <= (int) shape[0]; i++) {
-        double r = radius[style % N_SHAPES] * (shape[0] == 10 && i % 2 == 0 ? 0.45 : 1), angle = shape[i] * M_PI / 180;
+        double r = radius[style % N_SHAPES] * (shape[0] == 10 && i % 2 == 0 ? 0.45 : 1),
+               angle = shape[i] * M_PI / 180;
         put(c, "%s%.1f,%.1f", i > 1 ? " " : "", x + r * cos(angle), y - r * sin(angle));
     }
     put(c, "%s fill=\"%s\" stroke=\"%s\" stroke-width=\"%s\"/>\n", shape[0] == 0 ? "" : "\"",
@@ -247,7 +254,8 @@ static void put_band(struct canvas *c, const struct tlaw_svg_series *series)
         while (last < line->n && has_interval(&line->at[last]))
             last++;
         if (last > first + 1) {
-            put(c, "<polygon class=\"band\" fill=\"%s\" fill-opacity=\"0.16\" points=\"", colour(series->style));
+            put(c, "<polygon class=\"band\" fill=\"%s\" fill-opacity=\"0.16\" points=\"",
+                colour(series->style));
             for (size_t i = first; i < last; i++)
                 put(c, "%.1f,%.1f ", at_x(c, &line->at[i]), at_y(c, line->at[i].high));
             for (size_t i = last; i > first; i--)
@@ -258,7 +266,8 @@ static void put_band(struct canvas *c, const struct tlaw_svg_series *series)
     }
 }
 
-/* Points closer than half a pixel to the last are left out: a curve of a million steps is as short as it looks. */
+/* Points closer than half a pixel to the last are left out: a curve of a million steps is as short as it
+ * looks. */
 static void put_line(struct canvas *c, const struct tlaw_svg_series *series)
 {
     double last_x = -INFINITY, last_y = -INFINITY;
@@ -278,7 +287,8 @@ static void put_line(struct canvas *c, const struct tlaw_svg_series *series)
     put(c, "\"/>\n");
 }
 
-/* Markers here and there on a line without points, at places of the style's own, so that greyscale tells them apart. */
+/* Markers here and there on a line without points, at places of the style's own, so that greyscale tells them
+ * apart. */
 static void put_line_markers(struct canvas *c, const struct tlaw_svg_series *series)
 {
     const struct tlaw_svg_points *line = &series->line;
@@ -311,7 +321,9 @@ static void put_bars(struct canvas *c, const struct tlaw_svg_series *series)
         if (!has_interval(p))
             continue;
         double x = at_x(c, p), low = at_y(c, p->low), high = at_y(c, p->high);
-        put(c, "<path class=\"bar\" d=\"M%.1f %.1fh7M%.1f %.1fV%.1fM%.1f %.1fh7\" stroke=\"%s\" stroke-width=\"1.3\"/>\n",
+        put(c,
+            "<path class=\"bar\" d=\"M%.1f %.1fh7M%.1f %.1fV%.1fM%.1f %.1fh7\" stroke=\"%s\" "
+            "stroke-width=\"1.3\"/>\n",
             x - 3.5, low, x, low, high, x - 3.5, high, colour(series->style));
     }
 }
@@ -328,8 +340,8 @@ static void put_series(struct canvas *c)
     const struct tlaw_svg_series *series = c->figure->series;
     int n = c->figure->n_series;
 
-    put(c, "<svg x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" viewBox=\"%.1f %.1f %.1f %.1f\">\n", c->x.from,
-        c->y.to, c->x.to - c->x.from, c->y.from - c->y.to, c->x.from, c->y.to, c->x.to - c->x.from,
+    put(c, "<svg x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" viewBox=\"%.1f %.1f %.1f %.1f\">\n",
+        c->x.from, c->y.to, c->x.to - c->x.from, c->y.from - c->y.to, c->x.from, c->y.to, c->x.to - c->x.from,
         c->y.from - c->y.to);
     for (int i = 0; i < n; i++)
         put_band(c, &series[i]);
@@ -428,14 +440,15 @@ static void put_axes(struct canvas *c)
 {
     double left = c->x.from, bottom = c->y.from, middle = (c->y.from + c->y.to) / 2;
 
-    put(c, "<path d=\"M%.1f %.1fV%.1fH%.1f\" fill=\"none\" stroke=\"#333333\" stroke-width=\"1.2\"/>\n", left, c->y.to,
-        bottom, c->x.to);
+    put(c, "<path d=\"M%.1f %.1fV%.1fH%.1f\" fill=\"none\" stroke=\"#333333\" stroke-width=\"1.2\"/>\n", left,
+        c->y.to, bottom, c->x.to);
     for (int i = 0; i < c->x.n_ticks; i++) {
         const struct tlaw_svg_tick *tick = &c->x.ticks[i];
         double x = tlaw_svg_scale_at(&c->x, tick->value);
         put(c, "<path d=\"M%.1f %.1fv%d\" stroke=\"#333333\"/>\n", x, bottom, tick->label[0] ? 6 : 3);
         if (tick->label[0])
-            put_text(c, x, bottom + 21, tick_size, INFINITY, tick->label, "text-anchor=\"middle\" class=\"tick\"");
+            put_text(c, x, bottom + 21, tick_size, INFINITY, tick->label,
+                     "text-anchor=\"middle\" class=\"tick\"");
     }
     for (int i = 0; i < c->y.n_ticks; i++) {
         const struct tlaw_svg_tick *tick = &c->y.ticks[i];
@@ -484,8 +497,8 @@ static void put_key(struct canvas *c, const struct tlaw_svg_series *series, doub
     for (size_t i = 0; i < series->line.n; i++)
         band = band || has_interval(&series->line.at[i]);
     if (band)
-        put(c, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%g\" height=\"12\" fill=\"%s\" fill-opacity=\"0.16\"/>\n", x, y - 6,
-            key_width, colour(series->style));
+        put(c, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%g\" height=\"12\" fill=\"%s\" fill-opacity=\"0.16\"/>\n",
+            x, y - 6, key_width, colour(series->style));
     if (series->line.n > 1) {
         put(c, "<path d=\"M%.1f %.1fh%g\"", x, y, key_width);
         put_line_style(c, series->style);
@@ -524,8 +537,10 @@ char *tlaw_svg(const struct tlaw_host *host, const struct tlaw_svg_figure *figur
     struct legend legend = lay_out_legend(&c, top + plot_height + 62);
     double height = legend.top + legend.rows * legend_row + (legend.rows > 0 ? 14 : 0);
     put(&c,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %g %g\" width=\"%g\" height=\"%g\" role=\"img\" "
-        "font-family=\"Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif\" fill=\"#1a1a1a\">\n<title>",
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %g %g\" width=\"%g\" height=\"%g\" "
+        "role=\"img\" "
+        "font-family=\"Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif\" "
+        "fill=\"#1a1a1a\">\n<title>",
         width, height, width, height);
     put_characters(&c, title, strlen(title));
     put(&c, "</title>\n<rect width=\"%g\" height=\"%g\" fill=\"#ffffff\"/>\n", width, height);

@@ -1,10 +1,10 @@
 /*
  * Figures as SVG text: series of points, error bars, lines and bands on linear or logarithmic axes.
  *
- * The document is valid on its own and plain ASCII whatever the texts hold (characters beyond it become references,
- * what XML cannot carry becomes U+FFFD).  Series differ in colour (Okabe and Ito's palette, safe for
- * colour-blindness), in marker and in dashes, so that each can be told in greyscale too.  Texts are UTF-8;
- * TLAW_SVG_RAISE and TLAW_SVG_LOWER enclose a superscript.
+ * The document is valid on its own and plain ASCII whatever the texts hold (characters beyond it become
+ * references, what XML cannot carry becomes U+FFFD).  Series differ in colour (Okabe and Ito's palette, safe
+ * for colour-blindness), in marker and in dashes, so that each can be told in greyscale too.  Texts are
+ * UTF-8; TLAW_SVG_RAISE and TLAW_SVG_LOWER enclose a superscript.
  */
 #ifndef TLAW_SVG_H
 #define TLAW_SVG_H
@@ -53,9 +53,9 @@ struct tlaw_svg_figure {
 };
 
 /*
- * The document, allocated by the host; NUL-terminated.  Coordinates are finite and below 1e300 in size.  The axes
- * span points, error bars and dots, or the lines where there are none of them: a band or a line may leave the frame
- * and is cut there.
+ * The document, allocated by the host; NUL-terminated.  Coordinates are finite and below 1e300 in size.  The
+ * axes span points, error bars and dots, or the lines where there are none of them: a band or a line may
+ * leave the frame and is cut there.
  */
 char *tlaw_svg(const struct tlaw_host *host, const struct tlaw_svg_figure *figure);
 

@@ -149,7 +149,10 @@ static bool fits(const struct tlaw_svg_scale *scale, bool upright, double size)
 static void even_ticks(struct tlaw_svg_scale *scale, int target)
 {
     double raw = (scale->high - scale->low) / target, unit = pow(10, floor(log10(raw)));
-    double step = raw <= unit * 1.0001 ? unit : raw <= 2 * unit ? 2 * unit : raw <= 5 * unit ? 5 * unit : 10 * unit;
+    double step = raw <= unit * 1.0001 ? unit
+                  : raw <= 2 * unit    ? 2 * unit
+                  : raw <= 5 * unit    ? 5 * unit
+                                       : 10 * unit;
     double first = ceil(scale->low / step - 1e-9);
     scale->n_ticks = 0;
     for (int i = 0; i <= 2 * target + 2; i++)
@@ -157,7 +160,8 @@ static void even_ticks(struct tlaw_svg_scale *scale, int target)
             add_tick(scale, (first + i) * step, true, step);
 }
 
-/* Powers of ten, every `stride`-th with a label, with 2 and 5 where halves, and unlabelled ticks in between. */
+/* Powers of ten, every `stride`-th with a label, with 2 and 5 where halves, and unlabelled ticks in between.
+ */
 static void decade_ticks(struct tlaw_svg_scale *scale, int stride, bool halves)
 {
     int first = (int) floor(log10(scale->low)), last = (int) floor(log10(scale->high));

@@ -6,10 +6,7 @@
 
 #include "svg.h"
 
-enum {
-    TLAW_SVG_TICKS = 96,
-    TLAW_SVG_LABEL = 40
-};
+enum { TLAW_SVG_TICKS = 96, TLAW_SVG_LABEL = 40 };
 
 struct tlaw_svg_tick {
     double value;
@@ -30,8 +27,8 @@ void tlaw_svg_scale_span(struct tlaw_svg_scale *scale, bool logarithmic, double 
 /* Pixel of a value. */
 double tlaw_svg_scale_at(const struct tlaw_svg_scale *scale, double value);
 
-/* Chooses ticks: 1, 2, 5 or powers of ten on logarithmic axes (even steps where less than a decade shows), 1, 2, 5
- * steps on linear ones; as many labels as fit without touching.  size: of the labels' text. */
+/* Chooses ticks: 1, 2, 5 or powers of ten on logarithmic axes (even steps where less than a decade shows), 1,
+ * 2, 5 steps on linear ones; as many labels as fit without touching.  size: of the labels' text. */
 void tlaw_svg_scale_ticks(struct tlaw_svg_scale *scale, double size);
 
 #endif
