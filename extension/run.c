@@ -83,7 +83,7 @@ void run_require(int64 run_id, bool lock, struct run_row *row)
     tlaw_begin(&session);
     if (tlaw_execute(SPI_OK_SELECT,
                      lock ? "SELECT owner, study, corpus, status, queue_identifier <> $2 FROM @.tlaw_run"
-                            " WHERE run_id = $1 FOR UPDATE"
+                            " WHERE run_id = $1 FOR NO KEY UPDATE"
                           : "SELECT owner, study, corpus, status, queue_identifier <> $2 FROM @.tlaw_run"
                             " WHERE run_id = $1",
                      2, types, values, NULL) == 0)
@@ -160,7 +160,7 @@ Datum tlaw_cancel_study(PG_FUNCTION_ARGS)
     study_require(TextDatumGetCString(values[0]));
     count = tlaw_execute(SPI_OK_SELECT,
                          "SELECT run_id FROM @.tlaw_run WHERE study = $1 AND status IN ('queued', 'running')"
-                         " ORDER BY run_id FOR UPDATE",
+                         " ORDER BY run_id FOR NO KEY UPDATE",
                          1, types, values, NULL);
     runs = palloc(Max(count, 1) * sizeof(*runs));
     for (i = 0; i < count; i++) {

@@ -28,7 +28,7 @@ struct run_row {
 };
 /*
  * The run's row, palloc'd in the caller's context; an error unless it exists and the caller has the
- * privileges of its owner.  lock: FOR UPDATE, so that no worker claims it and nobody else changes its state
+ * privileges of its owner.  lock: its row, so that no worker claims it and nobody else changes its state
  * in this transaction.
  */
 extern void run_require(int64 run_id, bool lock, struct run_row *row);

@@ -38,9 +38,40 @@ struct state {
     int64 queued, running, done, failed, cancelled, foreign;
     int64 step, total; /* of the running run with the lowest id */
     double loss;
-    double seconds_left; /* of the running run that will take longest */
+    double seconds_left; /* of all; NaN: not known yet, 0: none */
     char *error;         /* of the failed run with the highest id */
 };
+
+/*
+ * $1 run_id, $2 study or NULL, $3 queue_identifier.  The time left is that of the running runs, and of the
+ * queued ones at the speed of those that are done: not known before one is.
+ */
+static const char look_sql[] =
+    "SELECT count(*) FILTER (WHERE status = 'queued'), count(*) FILTER (WHERE status = 'running'),"
+    " count(*) FILTER (WHERE status = 'done'), count(*) FILTER (WHERE status = 'failed'),"
+    " count(*) FILTER (WHERE status = 'cancelled'),"
+    " count(*) FILTER (WHERE status IN ('queued', 'running') AND queue_identifier <> $3),"
+    " (array_agg(step ORDER BY run_id) FILTER (WHERE status = 'running'))[1],"
+    " (array_agg(total ORDER BY run_id) FILTER (WHERE status = 'running'))[1],"
+    " (array_agg(p.loss ORDER BY run_id) FILTER (WHERE status = 'running'))[1],"
+    " coalesce(max(seconds_left) FILTER (WHERE status = 'running'), 0)"
+    " + CASE WHEN bool_or(status = 'queued') THEN sum(flops) FILTER (WHERE status = 'queued')"
+    "   / nullif(sum(flops / extract(epoch FROM finished_at - started_at)::float8)"
+    "     FILTER (WHERE status = 'done' AND finished_at > started_at), 0)"
+    "   * count(*) FILTER (WHERE status = 'done' AND finished_at > started_at)"
+    "   / greatest(count(*) FILTER (WHERE status = 'running'), 1) ELSE 0 END,"
+    " (array_agg(CASE WHEN $2 IS NULL THEN error ELSE 'run ' || run_id || ': ' || error END"
+    "   ORDER BY run_id DESC) FILTER (WHERE status = 'failed'))[1]"
+    " FROM @.tlaw_run r LEFT JOIN @.tlaw_run_progress p USING (run_id)"
+    " WHERE CASE WHEN $2 IS NULL THEN r.run_id = $1 ELSE study = $2 END";
+
+static double float_or_nan(int column)
+{
+    bool null;
+    Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &null);
+
+    return null ? NAN : DatumGetFloat8(value);
+}
 
 /* One look at the tables; state->error is allocated in the caller's context. */
 static void look(const struct target *target, struct state *state)
@@ -53,40 +84,20 @@ static void look(const struct target *target, struct state *state)
                        &state->cancelled, &state->foreign, &state->step, &state->total};
     struct tlaw_session session;
     char *error;
-    bool null;
     int i;
 
     tlaw_begin(&session);
-    tlaw_execute(
-        SPI_OK_SELECT,
-        "SELECT count(*) FILTER (WHERE status = 'queued'), count(*) FILTER (WHERE status = 'running'),"
-        " count(*) FILTER (WHERE status = 'done'), count(*) FILTER (WHERE status = 'failed'),"
-        " count(*) FILTER (WHERE status = 'cancelled'),"
-        " count(*) FILTER (WHERE status IN ('queued', 'running') AND queue_identifier <> $3),"
-        " (array_agg(step ORDER BY run_id) FILTER (WHERE status = 'running'))[1],"
-        " (array_agg(total ORDER BY run_id) FILTER (WHERE status = 'running'))[1],"
-        " (array_agg(p.loss ORDER BY run_id) FILTER (WHERE status = 'running'))[1],"
-        " max(seconds_left) FILTER (WHERE status = 'running'),"
-        " (array_agg(CASE WHEN $2 IS NULL THEN error ELSE 'run ' || run_id || ': ' || error END ORDER BY "
-        "run_id DESC)"
-        " FILTER (WHERE status = 'failed'))[1]"
-        " FROM @.tlaw_run r LEFT JOIN @.tlaw_run_progress p USING (run_id)"
-        " WHERE CASE WHEN $2 IS NULL THEN r.run_id = $1 ELSE study = $2 END",
-        3, types, values, target->study ? "   " : " n ");
-#define COLUMN(i) SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i, &null)
+    tlaw_execute(SPI_OK_SELECT, look_sql, 3, types, values, target->study ? "   " : " n ");
     for (i = 0; i < lengthof(counts); i++) {
-        *counts[i] = DatumGetInt64(COLUMN(i + 1));
+        bool null;
+
+        *counts[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null));
         if (null)
             *counts[i] = 0;
     }
-    state->loss = DatumGetFloat8(COLUMN(9));
-    if (null)
-        state->loss = NAN;
-    state->seconds_left = DatumGetFloat8(COLUMN(10));
-    if (null)
-        state->seconds_left = NAN;
-#undef COLUMN
-    error = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 11);
+    state->loss = float_or_nan(lengthof(counts) + 1);
+    state->seconds_left = float_or_nan(lengthof(counts) + 2);
+    error = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, lengthof(counts) + 3);
     state->error = error ? MemoryContextStrdup(caller, error) : NULL;
     tlaw_end(&session);
 }
@@ -121,9 +132,8 @@ static char *describe(const struct target *target, const struct state *state)
         appendStringInfo(&text, "; step " INT64_FORMAT " of " INT64_FORMAT, state->step, state->total);
     if (!isnan(state->loss))
         appendStringInfo(&text, ", loss %.3f", state->loss);
-    if (!isnan(state->seconds_left))
-        appendStringInfo(&text, ", %.0f s left%s", state->seconds_left,
-                         target->study && state->queued > 0 ? " for what is running" : "");
+    if (state->seconds_left > 0)
+        appendStringInfo(&text, ", about %.0f s left", state->seconds_left);
     if (state->error)
         appendStringInfo(&text, "; %s", state->error);
     return text.data;
@@ -146,11 +156,14 @@ static void see_to_workers(struct target *target, const struct state *state)
         !TimestampDifferenceExceeds(target->launched, now, LAUNCH_MS) || queue_slots_held(MyDatabaseId) > 0)
         return;
     target->launched = now;
-    if (!queue_launch_worker() && !target->warned) {
-        target->warned = true;
+    if (tlaw_max_workers > 0 && queue_launch_worker())
+        return;
+    if (!target->warned && tlaw_max_workers == 0)
+        ereport(WARNING, (errmsg("tlaw.max_workers is 0: no run is started")));
+    else if (!target->warned)
         ereport(WARNING, (errmsg("no background worker is free to train"),
-                          errhint("Others end, or raise max_worker_processes.")));
-    }
+                          errhint("It starts when one is; max_worker_processes says how many there are.")));
+    target->warned = true;
 }
 
 static void refuse_foreign(const struct state *state)

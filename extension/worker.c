@@ -269,7 +269,7 @@ static bool next_queued(char **owner, char **corpus_owner)
             "SELECT r.run_id, r.attempt + 1, r.failures, coalesce(r.threads, 0), r.corpus, r.owner, c.owner"
             " FROM @.tlaw_run r JOIN @.tlaw_corpus c USING (corpus)"
             " WHERE r.status = 'queued' AND r.queue_identifier = $1"
-            " ORDER BY r.priority DESC, r.flops, r.run_id LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
+            " ORDER BY r.priority DESC, r.flops, r.run_id LIMIT 1 FOR NO KEY UPDATE OF r SKIP LOCKED",
             1, types, values, NULL) == 0)
         return false;
     row = SPI_tuptable->vals[0];

@@ -45,9 +45,9 @@ SELECT ok(abs(:r_test_loss_se / (sqrt(count(*) / (count(*) - 1.0) * sum((l - t *
 SELECT is(:r_test_tokens::bigint, sum(t)::bigint, 'test_tokens') FROM documents;
 
 -- replicates: another subset, other initial weights
-SELECT tlaw_train('c', n_layer => 1, d_model => 16, context_length => 16, steps => 50, batch_size => 4, eval_tokens => 500,
-                  train_tokens => 5e4, study => 's', subset_seed => k, seed => s)
-  FROM generate_series(0, 1) k, generate_series(0, 1) s;
+SELECT count(tlaw_train('c', n_layer => 1, d_model => 16, context_length => 16, steps => 50, batch_size => 4, eval_tokens => 500,
+                  train_tokens => 5e4, study => 's', subset_seed => k, seed => s)) AS submitted
+  FROM generate_series(0, 1) k, generate_series(0, 1) s \gset
 CALL tlaw_wait('s');
 SELECT is(count(DISTINCT test_loss), 4::bigint, 'subset_seed and seed make different runs') FROM tlaw_runs WHERE study = 's';
 SELECT is(array_agg(n ORDER BY n), ARRAY[1, 10, 100, 1000, 10000]::float8[], 'tlaw_log_series') FROM tlaw_log_series(1, 1e4, 5) n;

@@ -84,10 +84,13 @@ is($server->sql("SET ROLE alice; SELECT run_id FROM tlaw_runs"), $alices, 'and n
 like($server->sql("SET ROLE bob; SELECT tlaw_cancel($alices)"), qr/permission denied for run $alices/, 'nor touched');
 like($server->sql("SET ROLE bob; SELECT * FROM tlaw_run"), qr/permission denied for table tlaw_run/, 'the tables are closed');
 $server->sql('REVOKE team FROM alice');
+my $other = $server->sql("SELECT tlaw_train($short, again => true)");
+$server->sql("UPDATE tlaw_run SET code_version = '0.0.9' WHERE run_id = $other");
+like($server->sql(["SET statement_timeout = '2s'", "CALL tlaw_wait($other)"]), qr/tlaw.max_workers is 0: no run is started/, 'tlaw_wait says why nothing starts');
 $server->set('tlaw.max_workers = 1');
 wait_for(sub { $server->sql('LOAD $$tlaw$$; SHOW tlaw.max_workers') eq '1' });
-my $other = $server->sql("SELECT tlaw_train($short, again => true)");
 $server->sql("CALL tlaw_wait($other)");
+is($server->sql("SELECT status, code_version FROM tlaw_runs WHERE run_id = $other"), 'done|0.0.9, 0.1.0', 'a run of another version says so');
 is($server->sql("SELECT status, error FROM tlaw_run WHERE run_id = $alices"),
     qq{failed|the run's owner, role "alice", has no right to corpus "c" any more}, 'a right that is lost before the run starts');
 $server->sql('REVOKE ALL ON FUNCTION tlaw_train FROM alice; DROP ROLE alice');
@@ -121,4 +124,13 @@ ok(wait_for(sub { $server->engines }), 'runs again');
 is($server->sql('DROP DATABASE copy WITH (FORCE)'), '', 'DROP DATABASE WITH (FORCE) of the worker\'s own');
 ok(wait_for(sub { !$server->workers && !TlawServer::stray_engines() }, 5), 'nothing is left');
 unlike($server->log_text, qr/reinitializing|PANIC|TRAP/, 'the cluster has not restarted');
+
+# ---- no background worker to be had ----
+
+$server->stop;
+$server = TlawServer->new('max_worker_processes = 1'); # which the logical replication launcher takes
+$server->corpus;
+$run = $server->sql("SELECT tlaw_train($short)");
+like($server->sql(["SET statement_timeout = '2s'", "CALL tlaw_wait($run)"]), qr/WARNING:  no background worker is free to train/, 'no background worker: tlaw_wait says so');
+is($server->status($run), 'queued', 'and the run waits');
 done_testing;
