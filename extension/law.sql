@@ -129,7 +129,7 @@ CREATE TABLE @extschema@.tlaw_study_plan (
     frozen_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE @extschema@.tlaw_study_plan IS
-    'the primary analysis of a study, frozen before its runs; read the view tlaw_studies_planned';
+    'the primary analysis of a study, frozen before its runs; read the view tlaw_study_plans';
 
 CREATE TABLE @extschema@.tlaw_fit_record (
     fit_id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -254,6 +254,43 @@ CREATE FUNCTION @extschema@.tlaw_compare_runs(run_a int8, run_b int8, level floa
     AS 'MODULE_PATHNAME', 'tlaw_compare_runs' LANGUAGE c STABLE STRICT;
 COMMENT ON FUNCTION @extschema@.tlaw_compare_runs IS
     'paired comparison of two runs over the same test documents: loss per token, their difference with its interval; a_better: share of the documents';
+
+-- ---- theory ----
+
+CREATE FUNCTION @extschema@.tlaw_theory(dimension float8, smoothness float8 DEFAULT 1, OUT alpha_data float8,
+    OUT alpha_params float8, OUT alpha_params_sharma_kaplan float8)
+    AS 'MODULE_PATHNAME', 'tlaw_theory' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.tlaw_theory IS
+    'exponents of the excess risk''s upper bound on data of an intrinsic dimension: 2s/(2s + d) in data, 2s/d in parameters; 4/d beside them';
+
+CREATE FUNCTION @extschema@.tlaw_create_study(name text, law text DEFAULT 'power_law_offset',
+    estimator text DEFAULT 'levina_bickel', metric text DEFAULT 'euclidean', layer float8 DEFAULT -1,
+    run int8 DEFAULT NULL, x text DEFAULT 'train_tokens', y text DEFAULT 'test_loss', smoothness float8 DEFAULT 1,
+    level float8 DEFAULT 0.95, tolerance float8 DEFAULT 0.02) RETURNS void
+    AS 'MODULE_PATHNAME', 'tlaw_create_study' LANGUAGE c VOLATILE;
+COMMENT ON FUNCTION @extschema@.tlaw_create_study IS
+    'freezes a study''s primary analysis before its first run: law, dimension (estimator, metric, layer, -1 the last; of which run), smoothness; every other analysis of it is labelled exploratory';
+
+CREATE VIEW @extschema@.tlaw_study_plans WITH (security_barrier) AS
+SELECT p.study, p.form AS law, p.x, p.y, p.estimator, p.metric, p.layer, p.run_id AS run, p.smoothness, p.level,
+       p.tolerance, p.frozen_at, s.owner
+  FROM @extschema@.tlaw_study_plan p JOIN @extschema@.tlaw_study s USING (study)
+  JOIN pg_catalog.pg_roles r ON r.rolname = s.owner
+ WHERE pg_catalog.pg_has_role(r.oid, 'USAGE');
+COMMENT ON VIEW @extschema@.tlaw_study_plans IS 'the frozen primary analyses of your roles'' studies';
+GRANT SELECT ON @extschema@.tlaw_study_plans TO PUBLIC;
+
+CREATE FUNCTION @extschema@.tlaw_theory_test(source text, dimension float8, dimension_se float8,
+    metric text DEFAULT NULL, x text DEFAULT NULL, y text DEFAULT NULL, cluster text DEFAULT NULL,
+    smoothness float8 DEFAULT NULL, level float8 DEFAULT NULL, tolerance float8 DEFAULT NULL)
+    RETURNS TABLE (analysis text, form text, variable text, dimension_metric text, assumed_smoothness float8,
+                   assumed_dimension float8, alpha float8, alpha_low float8, alpha_high float8, predicted float8,
+                   predicted_low float8, predicted_high float8, difference float8, difference_low float8,
+                   difference_high float8, p float8, smoothness_low float8, smoothness_high float8, verdict text,
+                   message text)
+    AS 'MODULE_PATHNAME', 'tlaw_theory_test' LANGUAGE c STABLE;
+COMMENT ON FUNCTION @extschema@.tlaw_theory_test IS
+    'the observed exponent, with and without an irreducible loss, against the theory''s upper bound on the excess risk, the uncertainty of both carried';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_study_plan', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record', '');

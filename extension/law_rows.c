@@ -168,9 +168,9 @@ static void set_cluster(const struct law_source *source, int number, int64 i, st
     }
 }
 
-/* The column of a variable, by the names that studies and papers use. */
+/* The column of a variable, by the names that studies and papers use; fills in request->x. */
 static const char *variable_column(const struct law_source *source, const char *variable,
-                                   const struct law_request *request)
+                                   struct law_request *request)
 {
     static const char *const x[] = {"x", "train_tokens"}, *const params[] = {"n_params"},
                              *const tokens[] = {"n_tokens", "tokens_seen", "train_tokens"},
@@ -178,7 +178,7 @@ static const char *variable_column(const struct law_source *source, const char *
     const char *found;
 
     if (strcmp(variable, "x") == 0)
-        found = request->x ? request->x : law_first_column(source, x, lengthof(x));
+        found = request->x = request->x ? request->x : law_first_column(source, x, lengthof(x));
     else if (strcmp(variable, "n_params") == 0)
         found = request->n_params ? request->n_params : law_first_column(source, params, lengthof(params));
     else if (strcmp(variable, "n_tokens") == 0)
