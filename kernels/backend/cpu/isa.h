@@ -115,13 +115,18 @@ inline_always vf splat(float x)
 }
 
 /* ---- elements of an array that is real or act: element `at` and those after it ---- */
+#ifdef BF16
+inline_always __m256i load_half(const act_t *from, long n)
+{
+    return n >= VW ? _mm256_loadu_si256((const __m256i_u *) from)
+                   : _mm256_maskz_loadu_epi16((__mmask16) ((1u << n) - 1), from);
+}
+#endif
+
 inline_always vf load_act_n(const act_t *from, long n)
 {
 #ifdef BF16
-    __m256i half = n >= VW ? _mm256_loadu_si256((const __m256i_u *) from)
-                           : _mm256_maskz_loadu_epi16((__mmask16) ((1u << n) - 1), from);
-
-    return (vf) _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+    return (vf) _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_half(from, n)), 16);
 #else
     return load_n(from, n);
 #endif
@@ -161,13 +166,19 @@ inline_always const void *element(const void *from, bool real, long at)
 
 /* ---- cells ---- */
 #ifdef BF16
-/* lane by lane: the cell of a (first element) and b */
+/* lane by lane the cell of the halves of x: element i of the low half, then of the high half */
+inline_always vf interleave(__m512i x)
+{
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23,
+                                           7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+
+    return (vf) _mm512_permutexvar_epi16(order, x);
+}
+
+/* lane by lane the cell of a (first element) and b */
 inline_always vf pair_lanes(vf a, vf b)
 {
-    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
-                                                23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-
-    return (vf) _mm512_permutexvar_epi16(interleave, (__m512i) _mm512_cvtne2ps_pbh((__m512) b, (__m512) a));
+    return interleave((__m512i) _mm512_cvtne2ps_pbh((__m512) b, (__m512) a));
 }
 
 /* the cells of 2 VW consecutive elements a, b */
@@ -196,9 +207,14 @@ inline_always vf cells_along(const void *from, bool real, long at, long n)
 inline_always vf cells_down(const void *from, bool real, long at, long ld, long rows, long n)
 {
 #ifdef BF16
-    vf second = rows > 1 ? load_of(from, real, at + ld, n) : (vf){0};
+    vf zero = {0};
 
-    return pair_lanes(load_of(from, real, at, n), second);
+    if (real)
+        return pair_lanes(load_of(from, true, at, n), rows > 1 ? load_of(from, true, at + ld, n) : zero);
+    const act_t *row = (const act_t *) from + at;
+    __m256i first = load_half(row, n), second = rows > 1 ? load_half(row + ld, n) : _mm256_setzero_si256();
+
+    return interleave(_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
 #else
     (void) ld, (void) rows;
     return load_of(from, real, at, n);
@@ -331,13 +347,29 @@ inline_always vf vexp(vf x)
 #endif
 }
 
-/* 1/x for normal x to 1.2e-7: an estimate and one step of Newton's, where the chip has one */
+/* What goes into bf16 needs no more than a polynomial of degree 4 for 2^f (relative error 3e-6). */
+inline_always vf vexp_act(vf x)
+{
+#ifdef BF16
+    x = vmax(splat(-87.3f), x) * 1.44269504f;
+    vf n = (vf) _mm512_roundscale_ps((__m512) x, 0), f = x - n;
+    vf p = 9.57010511e-3f * f + 5.59178698e-2f;
+    p = p * f + 2.40247448e-1f;
+    p = p * f + 6.93121814e-1f;
+    p = p * f + 9.99999261e-1f;
+    return (vf) _mm512_scalef_ps((__m512) p, (__m512) n);
+#else
+    return vexp(x);
+#endif
+}
+
+/* 1/x for normal x to 1.2e-7: an estimate and one step of Newton's, where the chip has one; for bf16 6e-5 */
 inline_always vf reciprocal(vf x)
 {
 #if defined(__AVX512F__)
-    vf estimate = (vf) _mm512_rcp14_ps((__m512) x);
+    vf estimate = (vf) _mm512_rcp14_ps((__m512) x); /* 6e-5 */
 
-    return estimate + estimate * (1.0f - x * estimate);
+    return STEP == 2 ? estimate : estimate + estimate * (1.0f - x * estimate);
 #else
     return 1.0f / x;
 #endif
@@ -366,7 +398,7 @@ inline_always vf vlog(vf x)
 
 inline_always vf logistic(vf x)
 {
-    return reciprocal(1.0f + vexp(vmin(splat(80.0f), -x))); /* beyond, 1/(1 + e^80) is as good as 0 */
+    return reciprocal(1.0f + vexp_act(vmin(splat(80.0f), -x))); /* beyond, 1/(1 + e^80) is as good as 0 */
 }
 
 /* GPT-2's GELU, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), written as x logistic(2u). */
@@ -456,15 +488,6 @@ static inline void pack_transposed(cell *to, long to_ld, const void *from, bool 
         pack_square(to, to_ld, from, real, from_ld, n, K);
 }
 
-/* to[k * width + i] = cell of column i and rows k * STEP .. of K; columns n .. are zero; VW at a time, as
- * above */
-static inline void pack_rows(cell *to, long width, const void *from, bool real, long from_ld, long n, long K)
-{
-    for (long k = 0; k < K; k += STEP, to += width)
-        for (long i = 0; i < width; i += VW)
-            store(to + i, i < n ? cells_down(from, real, k * from_ld + i, from_ld, K - k, n - i) : (vf){0});
-}
-
 /* ---- the tile product: acc[i][v] += sum over k of a[i * a_row + k * a_k] * b[k * b_k + v * VW ...] ---- */
 inline_always vf multiply_add(vf sum, cell a, vf b)
 {
@@ -490,6 +513,46 @@ inline_always void multiply_tile(int rows, int vectors, vf acc[rows][vectors], c
             for (int v = 0; v < vectors; v++)
                 acc[i][v] = multiply_add(acc[i][v], a[i * a_row], bs[v]);
     }
+}
+
+/* ---- packing along rows ---- */
+inline_always void pack_body(cell *to, long width, const void *from, bool real, long from_ld, long n, long K,
+                             vf *sums)
+{
+#ifdef BF16
+    const cell one = ((union {
+                         uint32_t bits;
+                         cell ones;
+                     }){0x3f803f80})
+                         .ones; /* twice 1 */
+#else
+    const cell one = 1.0f;
+#endif
+
+    for (long k = 0; k < K; k += STEP, to += width)
+        for (long i = 0; i < width; i += VW) {
+            vf x = i < n ? cells_down(from, real, k * from_ld + i, from_ld, K - k, n - i) : (vf){0};
+
+            __builtin_prefetch(element(from, real, (k + 16) * from_ld + i));
+            store(to + i, x);
+            if (sums)
+                sums[i / VW] = multiply_add(sums[i / VW], one, x);
+        }
+}
+
+/*
+ * to[k * width + i] = cell of column i and rows k * STEP .. of K; columns n .. are zero; VW at a time, as
+ * above. sums (NULL: none): += the columns' sums, one vector for every VW columns.
+ */
+inline_always void pack_rows(cell *to, long width, const void *from, bool real, long from_ld, long n, long K,
+                             vf *sums)
+{
+    if (n == width && real)
+        pack_body(to, width, from, true, from_ld, width, K, sums);
+    else if (n == width)
+        pack_body(to, width, from, false, from_ld, width, K, sums);
+    else
+        pack_body(to, width, from, real, from_ld, n, K, sums);
 }
 
 /* ---- the matrix product of isa_gemm.c: C[M,N] = A[M,K] B[K,N], then the epilogue ---- */

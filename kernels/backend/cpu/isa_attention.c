@@ -41,7 +41,7 @@ static void pack_b_panels(cell *to, const act_t *from, long ld, const struct att
 static void pack_over_rows(cell *to, long width, const act_t *from, long ld, const struct attention *w,
                            long rows)
 {
-    pack_rows(to, width, from, false, ld, w->D, w->T);
+    pack_rows(to, width, from, false, ld, w->D, w->T, NULL);
     memset(to + steps(w->T) * width, 0, (size_t) ((steps(rows) - steps(w->T)) * width) * sizeof *to);
 }
 
@@ -138,7 +138,7 @@ static void softmax_forward(const struct forward *f, long n, const vf largest[2]
 
         for (int i = 0; i < STEP; i++)
             for (int v = 0; v < 2; v++) {
-                e[i][v] = vexp(load(f->p + (key + i) * NR + v * VW) - largest[v]);
+                e[i][v] = vexp_act(load(f->p + (key + i) * NR + v * VW) - largest[v]);
                 sum[v] += e[i][v];
             }
         store_cells(f->p + key / STEP * NR, e[0], e[STEP - 1]);
@@ -217,7 +217,7 @@ static void scores_backward(const struct attention *w, const struct backward *g,
         multiply_tile(AR, 2, s, a_panel(g->q, w, q0), 1, VW, g->k + k0 * w->d_cells, NR, w->d_cells);
         for (int i = 0; i < AR; i++)
             for (int v = 0; v < 2; v++) {
-                s[i][v] = vexp(s[i][v] * w->scale - g->lse[q0 + i]);
+                s[i][v] = vexp_act(s[i][v] * w->scale - g->lse[q0 + i]);
                 if (q0 < k0 + NR)
                     s[i][v] = choose(lanes_below(q0 + i + 1 - k0 - v * VW), s[i][v], (vf){0});
             }

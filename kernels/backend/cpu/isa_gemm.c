@@ -8,7 +8,7 @@
  */
 #include "isa.h"
 
-#define KC           384 /* cells of a packed block of A: KC x (MR + NR) of them stay in the first two caches */
+#define KC           256 /* cells of a packed block of A: KC x (MR + NR) of them stay in the first two caches */
 #define BLOCK_TILES  4   /* rows of a unit, in tiles */
 #define BLOCK_PANELS 12 /* columns of a unit, in panels */
 #define FEW_ROWS     4  /* so few rows do not repay any packing */
@@ -49,35 +49,47 @@ static void multiply(long columns, long K, const cell *a, const cell *b, float *
 
 /* The epilogue: a tile's rows and columns that exist go to C. */
 inline_always void finish_rows(const struct product *p, const float *tile, long row, long column, long rows,
-                               long columns)
+                               long columns, bool c_real, bool bias, bool pre, bool slope, bool accumulate)
 {
     for (long i = 0; i < rows; i++)
         for (long j = 0; j < columns; j += VW) {
             long at = (row + i) * p->c_row + column + j, n = columns - j;
             vf x = load(tile + i * NR + j);
 
-            if (p->bias)
+            if (bias)
                 x += load_n(p->bias + column + j, n);
-            if (p->pre) {
+            if (pre) {
                 store_act_n(p->pre + at, x, n);
                 x = gelu(x);
             }
-            if (p->slope)
+            if (slope)
                 x *= gelu_slope(load_act_n(p->slope + at, n));
-            if (p->accumulate)
+            if (accumulate)
                 x += load_of(p->c, true, at, n);
-            store_of(p->c, p->c_real, at, x, n);
+            store_of(p->c, c_real, at, x, n);
         }
 }
 
 static void finish_tile(const struct product *p, const float *tile, long row, long column)
 {
     long rows = least(p->M - row, MR), columns = least(p->N - column, NR);
+    bool plain = !p->pre && !p->slope && columns == NR;
 
-    if (columns == NR)
-        finish_rows(p, tile, row, column, rows, NR);
+    /* the frequent cases with their tests taken once */
+    if (plain && p->accumulate)
+        finish_rows(p, tile, row, column, rows, NR, true, false, false, false, true);
+    else if (plain && !p->bias && p->c_real)
+        finish_rows(p, tile, row, column, rows, NR, true, false, false, false, false);
+    else if (plain && p->c_real)
+        finish_rows(p, tile, row, column, rows, NR, true, true, false, false, false);
+    else if (plain && p->bias)
+        finish_rows(p, tile, row, column, rows, NR, false, true, false, false, false);
+    else if (columns == NR && p->slope && !p->c_real)
+        finish_rows(p, tile, row, column, rows, NR, false, false, false, true, false);
+    else if (columns == NR && p->pre && p->bias && !p->c_real)
+        finish_rows(p, tile, row, column, rows, NR, false, true, true, false, false);
     else
-        finish_rows(p, tile, row, column, rows, columns);
+        finish_rows(p, tile, row, column, rows, columns, p->c_real, p->bias, p->pre, p->slope, p->accumulate);
 }
 
 /* ---- packing ---- */
@@ -93,22 +105,10 @@ static void pack_a(const struct product *p, cell *to, long row, long tiles, long
         long n = least(p->M - row, MR);
 
         if (p->a.row == 1)
-            pack_rows(to, MR, from, p->a.real, p->a.col, n, elements);
+            pack_rows(to, MR, from, p->a.real, p->a.col, n, elements, NULL);
         else
             pack_transposed(to, MR, from, p->a.real, p->a.row, n, elements);
     }
-}
-
-/* sums[n] += the columns of B from `column` on */
-static void sum_columns(const struct product *p, float *sums, long column, long n)
-{
-    vf sum[2] = {{0}};
-
-    for (long k = 0; k < p->K; k++)
-        for (int v = 0; v < 2 && v * VW < n; v++)
-            sum[v] += load_of(p->b.at, p->b.real, k * p->b.row + column + v * VW, n - v * VW);
-    for (int v = 0; v < 2 && v * VW < n; v++)
-        store_n(sums + v * VW, load_n(sums + v * VW, n - v * VW) + sum[v], n - v * VW);
 }
 
 static void pack_b(void *arg, long panel, int thread)
@@ -120,14 +120,19 @@ static void pack_b(void *arg, long panel, int thread)
     const void *from = element(p->b.at, p->b.real, column * p->b.col);
 
     (void) thread;
-    if (p->b.col == 1)
-        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K);
+    if (p->b.col == 1 && p->column_sums) {
+        float *sums = p->column_sums + column;
+        vf sum[2] = {{0}};
+
+        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K, sum);
+        for (long v = 0; v < 2 && v * VW < n; v++)
+            store_n(sums + v * VW, load_n(sums + v * VW, n - v * VW) + sum[v], n - v * VW);
+    } else if (p->b.col == 1)
+        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K, NULL);
     else
         for (long v = 0; v < NR; v += VW)
             pack_transposed(to + v, NR, element(from, p->b.real, v * p->b.col), p->b.real, p->b.col, n - v,
                             p->K);
-    if (p->column_sums)
-        sum_columns(p, p->column_sums + column, column, n);
 }
 
 /* ---- blocks ---- */
