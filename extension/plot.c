@@ -129,7 +129,8 @@ static void require_column(const char *argument, const char *view, const char *c
                         ? errmsg("%s is \"%s\", which is not a number", argument, column)
                         : errmsg("%s is \"%s\", which %s does not have", argument, column, view),
                     errdetail("%s of %s: %s.", numeric ? "Numeric columns" : "Columns", view,
-                              SPI_getvalue(found, descriptor, 3))));
+                              SPI_getvalue(found, descriptor, 3)),
+                    strcmp(argument, "x") == 0 ? errhint("For loss curves: step or tokens_seen.") : 0));
 }
 
 /* ---- reading ---- */

@@ -17,8 +17,8 @@ void tlaw_svg_scale_span(struct tlaw_svg_scale *scale, bool logarithmic, double 
         double from = log10(low), to = log10(high), margin = 0.04 * (to - from);
         if (to - from < 0.02)
             margin = 0.01;
-        scale->low = pow(10, from - margin);
-        scale->high = pow(10, to + margin);
+        scale->low = pow(10, fmax(from - margin, -307));
+        scale->high = pow(10, fmin(to + margin, 307));
     } else {
         double margin = 0.04 * (high - low);
         if (high - low <= 1e-9 * fmax(fabs(low), fabs(high)))
