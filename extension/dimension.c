@@ -13,8 +13,6 @@
 
 #include <math.h>
 
-#define MAX_K 10000
-
 /* ---- arguments ---- */
 
 static char *name_list(const char *const *names, int count)
