@@ -250,3 +250,143 @@ END $$;
 COMMENT ON FUNCTION @extschema@.tlaw_dimension_profile IS
     'intrinsic dimension against scale (Gride) and against n, with their plateau and extrapolation, for the points and for controls: a Gaussian of the same covariance, shuffled coordinates, a known dimension';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_dimension_profile FROM PUBLIC;
+
+-- ---- activations of runs ----
+
+CREATE TYPE @extschema@.tlaw_run_dimension_row AS (
+    layer int4, protocol text, position_group int4, position_low int4, position_high int4, exclude_document boolean,
+    untrained boolean, metric text, estimator text, k int4, dimension float8, dimension_se float8,
+    dimension_low float8, dimension_high float8, n int8, documents int8, positions int4, prefix int4,
+    batches int4, part text, seed int8, duplicates int8, ties int8, message text
+);
+COMMENT ON TYPE @extschema@.tlaw_run_dimension_row IS
+    'an intrinsic dimension of a run''s hidden states: which states, how measured, the estimate';
+
+CREATE TABLE @extschema@.tlaw_run_dimension_record (
+    measure_id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id int8 NOT NULL REFERENCES @extschema@.tlaw_run ON DELETE CASCADE,
+    measured_at timestamptz NOT NULL DEFAULT now(),
+    layer int4, protocol text, position_group int4, position_low int4, position_high int4, exclude_document boolean,
+    untrained boolean, metric text, estimator text, k int4, dimension float8, dimension_se float8,
+    dimension_low float8, dimension_high float8, n int8, documents int8, positions int4, prefix int4,
+    batches int4, part text, seed int8, duplicates int8, ties int8, message text
+);
+CREATE INDEX ON @extschema@.tlaw_run_dimension_record (run_id);
+COMMENT ON TABLE @extschema@.tlaw_run_dimension_record IS 'what tlaw_run_dimension found; read the view tlaw_run_dimensions';
+
+CREATE VIEW @extschema@.tlaw_run_dimensions WITH (security_barrier) AS
+SELECT DISTINCT ON (d.run_id, d.layer, d.protocol, d.position_group, d.exclude_document, d.untrained, d.metric, d.estimator,
+                    d.k, d.positions, d.prefix, d.part, d.seed)
+       d.measure_id, d.run_id, r.study, d.measured_at, d.layer, d.protocol, d.position_group, d.position_low, d.position_high, d.exclude_document,
+       d.untrained, d.metric, d.estimator, d.k, d.dimension, d.dimension_se, d.dimension_low,
+       d.dimension_high, d.n, d.documents, d.positions, d.prefix, d.batches, d.part, d.seed, d.duplicates,
+       d.ties, d.message
+  FROM @extschema@.tlaw_run_dimension_record d
+  JOIN @extschema@.tlaw_run r ON r.run_id = d.run_id
+  JOIN pg_catalog.pg_roles o ON o.rolname = r.owner
+ WHERE pg_catalog.pg_has_role(o.oid, 'USAGE')
+ ORDER BY d.run_id, d.layer, d.protocol, d.position_group, d.exclude_document, d.untrained, d.metric, d.estimator, d.k,
+          d.positions, d.prefix, d.part, d.seed, d.measure_id DESC;
+COMMENT ON VIEW @extschema@.tlaw_run_dimensions IS
+    'intrinsic dimensions of your roles'' runs by layer, position, metric and protocol; the latest of repeated measurements';
+GRANT SELECT ON @extschema@.tlaw_run_dimensions TO PUBLIC;
+
+CREATE FUNCTION @extschema@.tlaw_record_run_dimension(run_id int8, results @extschema@.tlaw_run_dimension_row[]) RETURNS void
+    AS 'MODULE_PATHNAME', 'tlaw_record_run_dimension' LANGUAGE c VOLATILE STRICT;
+COMMENT ON FUNCTION @extschema@.tlaw_record_run_dimension IS 'keeps what tlaw_run_dimension found for a run of yours';
+
+CREATE FUNCTION @extschema@.tlaw_run_dimension(run_id bigint, layer float8 DEFAULT NULL,
+    estimator text DEFAULT 'calibrated', k float8 DEFAULT NULL, positions float8 DEFAULT 32, prefix float8 DEFAULT 1024,
+    max_documents float8 DEFAULT 4000, batch float8 DEFAULT 3600, position_groups float8 DEFAULT 4,
+    untrained boolean DEFAULT false, part text DEFAULT 'validation', seed float8 DEFAULT 0)
+    RETURNS SETOF @extschema@.tlaw_run_dimension_row LANGUAGE plpgsql VOLATILE AS $$
+<<f>>
+DECLARE
+    n_layer int;
+    prefix int;                         -- as much of it as the context holds
+    positions int;
+    this int;
+    documents int8;
+    batches int;
+    note text;
+    results @extschema@.tlaw_run_dimension_row[] := '{}';
+    found @extschema@.tlaw_run_dimension_row[];
+BEGIN
+    SELECT r.n_layer, LEAST(tlaw_run_dimension.prefix, r.context_length) INTO f.n_layer, f.prefix
+      FROM @extschema@.tlaw_runs r WHERE r.run_id = tlaw_run_dimension.run_id;
+    IF f.n_layer IS NULL THEN
+        RAISE EXCEPTION 'run % is not a trained run of yours', run_id;
+    END IF;
+    IF NOT COALESCE(layer BETWEEN 0 AND f.n_layer + 1 AND layer = pg_catalog.floor(layer), true) THEN
+        RAISE EXCEPTION 'layer = % is not accepted: 0 (embeddings) to % (after the last norm), or NULL for all', layer, f.n_layer + 1;
+    END IF;
+    IF NOT COALESCE(position_groups BETWEEN 0 AND 64 AND batch >= 100 AND tlaw_run_dimension.positions >= 1, false) THEN
+        RAISE EXCEPTION 'position_groups = %, batch = %, positions = % are not accepted: 0 to 64, 100 or more, 1 or more',
+            position_groups, batch, tlaw_run_dimension.positions;
+    END IF;
+    f.positions := LEAST(tlaw_run_dimension.positions, f.prefix);
+    FOR this IN SELECT l FROM pg_catalog.generate_series(0, f.n_layer + 1) l WHERE l = layer OR layer IS NULL LOOP
+        CREATE TEMPORARY TABLE tlaw_run_dimension_states ON COMMIT DROP AS
+        SELECT e.document, e.embedding,
+               pg_catalog.floor((pg_catalog.row_number() OVER (ORDER BY e.document, e."position") - 1) / tlaw_run_dimension.batch)::int AS batch,
+               pg_catalog.floor((e."position" - 1) * position_groups / f.prefix)::int AS position_group
+          FROM @extschema@.tlaw_embeddings(tlaw_run_dimension.run_id, this, part => tlaw_run_dimension.part,
+                   positions => f.positions, prefix => f.prefix, max_documents => tlaw_run_dimension.max_documents,
+                   seed => tlaw_run_dimension.seed, untrained => tlaw_run_dimension.untrained) e;
+        SELECT pg_catalog.count(DISTINCT t.document), pg_catalog.floor(pg_catalog.count(*) / tlaw_run_dimension.batch)
+          INTO f.documents, f.batches FROM pg_temp.tlaw_run_dimension_states t;
+        note := pg_catalog.concat_ws('; ',
+            CASE WHEN f.documents < 4000 THEN pg_catalog.format('%s documents for the paper''s 4,000', f.documents) END,
+            CASE WHEN f.prefix < 1024 THEN pg_catalog.format('the first %s tokens for its 1,024', f.prefix) END,
+            CASE WHEN f.batches = 0 THEN pg_catalog.format('one batch of fewer than %s points', tlaw_run_dimension.batch) END);
+        -- the paper's protocol: Levina and Bickel with k = 20 in batches in the order of documents, the mean of whole ones
+        SELECT pg_catalog.array_agg(ROW(this, 'batches', NULL, 1, f.prefix, false, untrained, b.metric, 'levina_bickel', 20,
+                   b.d, b.se, b.d - 1.96 * b.se, b.d + 1.96 * b.se, b.n, f.documents, f.positions, f.prefix, b.batches,
+                   part, seed, b.duplicates, b.ties, pg_catalog.concat_ws('; ', NULLIF(note, ''), b.message))
+               ::@extschema@.tlaw_run_dimension_row) INTO found
+          FROM (SELECT a.metric, pg_catalog.avg(a.dimension) AS d,
+                       CASE WHEN pg_catalog.count(*) > 1 THEN pg_catalog.stddev_samp(a.dimension) / pg_catalog.sqrt(pg_catalog.count(*))
+                            ELSE pg_catalog.max(a.dimension_se) END AS se,
+                       pg_catalog.sum(a.n)::int8 AS n, pg_catalog.count(*) AS batches, pg_catalog.sum(a.duplicates)::int8 AS duplicates,
+                       pg_catalog.sum(a.ties)::int8 AS ties, pg_catalog.max(a.message) AS message
+                  FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', 'batch', NULL,
+                           ARRAY[ROW('levina_bickel', 20, 'euclidean', false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
+                                 ROW('levina_bickel', 20, 'cosine', false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question]) a
+                 WHERE a.group_key::int < f.batches OR f.batches = 0
+                 GROUP BY a.metric) b;
+        results := results || found;
+        -- all points at once, clustered by document, neighbours from the same document counted and not
+        SELECT pg_catalog.array_agg(ROW(this, 'pooled', NULL, 1, f.prefix, q.exclude, untrained, a.metric, a.estimator, a.k,
+                   a.dimension, a.dimension_se, a.dimension_low, a.dimension_high, a.n, f.documents, f.positions, f.prefix,
+                   NULL, part, seed, a.duplicates, a.ties, a.message)::@extschema@.tlaw_run_dimension_row) INTO found
+          FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', NULL, 'document',
+                   ARRAY[ROW(estimator, k, 'euclidean', false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
+                         ROW(estimator, k, 'cosine', false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
+                         ROW(estimator, k, 'euclidean', true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
+                         ROW(estimator, k, 'cosine', true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question]) a,
+               LATERAL (SELECT a.question > 2 AS exclude) q;
+        results := results || found;
+        -- by position in the document
+        IF position_groups > 0 THEN
+            SELECT pg_catalog.array_agg(ROW(this, 'position', a.group_key::int + 1,
+                       pg_catalog.ceil(a.group_key::int * f.prefix / position_groups) + 1,
+                       pg_catalog.ceil((a.group_key::int + 1) * f.prefix / position_groups),
+                       true, untrained, a.metric, a.estimator, a.k,
+                       a.dimension, a.dimension_se, a.dimension_low, a.dimension_high, a.n, f.documents, f.positions, f.prefix,
+                       NULL, part, seed, a.duplicates, a.ties, a.message)::@extschema@.tlaw_run_dimension_row) INTO found
+              FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', 'position_group', 'document',
+                       ARRAY[ROW(estimator, k, 'euclidean', true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
+                             ROW(estimator, k, 'cosine', true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question]) a;
+            results := results || found;
+        END IF;
+        DROP TABLE pg_temp.tlaw_run_dimension_states;
+    END LOOP;
+    PERFORM @extschema@.tlaw_record_run_dimension(tlaw_run_dimension.run_id, results);
+    RETURN QUERY SELECT (pg_catalog.unnest(results)).*;
+END $$;
+COMMENT ON FUNCTION @extschema@.tlaw_run_dimension IS
+    'measures the intrinsic dimension of a run''s hidden states by layer: the paper''s protocol (batches), all points at once (pooled) and by position, for both metrics; kept in tlaw_run_dimensions';
+REVOKE ALL ON FUNCTION @extschema@.tlaw_run_dimension FROM PUBLIC;
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_run_dimension_record', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_run_dimension_record_measure_id_seq', '');

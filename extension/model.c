@@ -310,7 +310,7 @@ static void collect_embeddings(struct engine *engine, ReturnSetInfo *result, int
     MemoryContextDelete(row);
 }
 
-/* tlaw_embeddings(run_id, layer, source, text_column, part, positions, prefix, max_documents, seed) */
+/* tlaw_embeddings(run_id, layer, source, text_column, part, positions, prefix, max_documents, seed, untrained) */
 Datum tlaw_embeddings(PG_FUNCTION_ARGS)
 {
     struct tlaw_embed_message message = {.threads = tlaw_threads};
@@ -318,24 +318,31 @@ Datum tlaw_embeddings(PG_FUNCTION_ARGS)
     struct trained trained;
     struct engine *engine;
     int64 context;
-    bool from_table;
+    bool from_table, untrained;
 
     tlaw_not_null(fcinfo, 0, "run_id");
     tlaw_not_null(fcinfo, 1, "layer");
     tlaw_not_null(fcinfo, 8, "seed");
+    tlaw_not_null(fcinfo, 9, "untrained");
+    untrained = PG_GETARG_BOOL(9);
     from_table = source_arguments(fcinfo, 2, &source);
     set_part(fcinfo, 4, from_table, message.part);
     find_trained(PG_GETARG_INT64(0), &trained);
     context = trained.spec.context_length;
     message.spec = trained.spec;
-    message.model_bytes = trained.bytes;
+    message.model_bytes = untrained ? 0 : trained.bytes;
     message.layer = tlaw_count_argument("layer", PG_GETARG_FLOAT8(1), 0, trained.spec.n_layer + 1);
     message.positions = optional_count(fcinfo, 5, "positions", 1, context, 0);
     message.prefix = optional_count(fcinfo, 6, "prefix", 1, context, context);
     message.max_documents = optional_count(fcinfo, 7, "max_documents", 1, PG_INT32_MAX, 0);
     message.seed = tlaw_count_argument("seed", PG_GETARG_FLOAT8(8), 0, TLAW_MAX_SEED);
     InitMaterializedSRF(fcinfo, 0);
-    engine = request(&trained, TLAW_EMBED, &message);
+    if (untrained) {
+        engine = start_engine(&trained);
+        engine_send(engine, TLAW_EMBED, &message);
+    } else {
+        engine = request(&trained, TLAW_EMBED, &message);
+    }
     if (from_table)
         documents_send(engine, &source, message.max_documents);
     collect_embeddings(engine, (ReturnSetInfo *) fcinfo->resultinfo, trained.spec.d_model);

@@ -16,10 +16,10 @@ REVOKE ALL ON FUNCTION @extschema@.tlaw_generate FROM PUBLIC;
 CREATE FUNCTION @extschema@.tlaw_embeddings(run_id bigint, layer float8, source regclass DEFAULT NULL,
     text_column name DEFAULT NULL, part text DEFAULT NULL, positions float8 DEFAULT NULL,
     prefix float8 DEFAULT NULL, max_documents float8 DEFAULT NULL, seed float8 DEFAULT 0,
-    OUT document bigint, OUT "position" int, OUT embedding real[]) RETURNS SETOF record
+    untrained boolean DEFAULT false, OUT document bigint, OUT "position" int, OUT embedding real[]) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'tlaw_embeddings' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_embeddings IS
-    'hidden states of a run''s model (layer 0: embeddings, l: after block l, n_layer + 1: after the last norm) for its validation or test part or the rows of a table; documents and positions count from 1';
+    'hidden states of a run''s model (layer 0: embeddings, l: after block l, n_layer + 1: after the last norm) for its validation or test part or the rows of a table; documents and positions count from 1; untrained: of its initial weights';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_embeddings FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.tlaw_export(run_id bigint) RETURNS bytea

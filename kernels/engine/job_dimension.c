@@ -2,7 +2,8 @@
  * POINTS: a set of points in the spool file, then questions about its intrinsic dimension, one answer each.
  *
  * The points are read into memory and sorted, so that answers do not depend on the order in which they were sent.
- * Neighbour lists of the whole set are kept between questions and cut to the length that the next one needs.
+ * The neighbour lists of the set measured last (the points, a sample, a control) are kept between questions and cut to
+ * the length that the next one needs.
  */
 #include "engine.h"
 #include "../backend/knn.h"
@@ -21,10 +22,10 @@ struct measurement {
     struct tlaw_points points;
     void *data;
     int32_t *cluster;
+    struct tlaw_measure_message question; /* the one being answered */
     struct {
         struct tlaw_neighbours lists;
-        enum tlaw_metric metric;
-        bool excluded; /* neighbours of one cluster were excluded */
+        struct tlaw_measure_message question; /* that they were found for */
     } kept;
 };
 
@@ -79,7 +80,17 @@ static void copy_lists(const struct tlaw_neighbours *from, struct tlaw_neighbour
     }
 }
 
-static void keep_lists(struct measurement *g, enum tlaw_metric metric, bool excluded, const struct tlaw_neighbours *lists)
+/* Whether two questions are about the same neighbours of the same points. */
+static bool same_set(const struct tlaw_measure_message *a, const struct tlaw_measure_message *b)
+{
+    bool drawn = a->control[0] || a->sample > 0; /* then the seed decides */
+
+    return !strcmp(a->metric, b->metric) && !strcmp(a->control, b->control) && a->sample == b->sample &&
+           a->exclude_cluster == b->exclude_cluster && a->known_dimension == b->known_dimension &&
+           (!drawn || a->seed == b->seed);
+}
+
+static void keep_lists(struct measurement *g, const struct tlaw_neighbours *lists)
 {
     size_t entries = (size_t) lists->n * (size_t) lists->k;
 
@@ -89,8 +100,7 @@ static void keep_lists(struct measurement *g, enum tlaw_metric metric, bool excl
     g->kept.lists.distance = engine_alloc(g->e, entries * sizeof *lists->distance, "neighbour distances");
     g->kept.lists.index = engine_alloc(g->e, entries * sizeof *lists->index, "neighbour indices");
     copy_lists(lists, &g->kept.lists);
-    g->kept.metric = metric;
-    g->kept.excluded = excluded;
+    g->kept.question = g->question;
 }
 
 static void report(double share, void *arg)
@@ -105,17 +115,18 @@ static int find_neighbours(const struct tlaw_points *points, enum tlaw_metric me
                            struct tlaw_neighbours *out, struct tlaw_poll poll, void *arg, char *message)
 {
     struct measurement *g = arg;
-    bool whole = points->data == g->data && points->n == g->points.n;
     struct knn_request request = {.pool = g->pool, .progress = report, .progress_arg = g};
+    int64_t sample = g->question.sample;
+    bool whole = points->n == (sample > 0 && sample < g->points.n ? sample : g->points.n); /* duplicates not yet out */
 
-    if (whole && g->kept.lists.k >= out->k && g->kept.metric == metric && g->kept.excluded == (group != NULL)) {
+    if (whole && g->kept.lists.k >= out->k && same_set(&g->kept.question, &g->question)) {
         copy_lists(&g->kept.lists, out);
         return 0;
     }
     if (knn_exact(points, metric, group, out, poll, &request, message))
         return -1;
     if (whole)
-        keep_lists(g, metric, group != NULL, out);
+        keep_lists(g, out);
     return 0;
 }
 
@@ -149,6 +160,7 @@ static void answer(struct measurement *g, const struct tlaw_measure_message *m)
     struct tlaw_question question = read_question(g, m);
     struct tlaw_dimension d;
 
+    g->question = *m;
     if (tlaw_dimension_answer(&g->points, g->cluster, &question, find_neighbours, g, (struct tlaw_poll) {0}, &d))
         engine_fail(g->e, "input", "%s", d.message[0] ? d.message : "out of memory");
     struct tlaw_dimension_message reply = {.dimension = d.dimension,
