@@ -172,9 +172,9 @@ static const char *series_name(const char *column, const char *value)
         return utf8(psprintf("%s = NULL", column));
     while (digits > 0 && value[digits - 1] == '0')
         digits--;
-    if (digits > 4 || (kind != DATA && kind != PARAMETERS))
+    if (digits > 3 || (kind != DATA && kind != PARAMETERS))
         return utf8(psprintf("%s = %s", column, value));
-    tlaw_svg_number(strtod(value, NULL), 4, number, sizeof(number));
+    tlaw_svg_number(strtod(value, NULL), 3, number, sizeof(number));
     return psprintf("%s = %s", utf8(column), number);
 }
 
@@ -344,6 +344,17 @@ static double law_place(double low, double high, int i)
     double beyond = 0.03 * log(high / low);
 
     return low * exp(-beyond + (log(high / low) + 2 * beyond) * i / (LAW_POINTS - 1));
+}
+
+/* Whether runs that differ in more than seeds share an x: then one law cannot be theirs. */
+static bool mixed(const struct row *rows, int n)
+{
+    int i;
+
+    for (i = 1; i < n; i++)
+        if (rows[i].x == rows[i - 1].x && rows[i].setting != rows[i - 1].setting)
+            return true;
+    return false;
 }
 
 /* Fits the first of the two forms that the rows identify; false: neither, fit->message says why. */
@@ -521,6 +532,12 @@ static void points_series(struct plot *plot)
         summarise(plot, rows, last - first, series);
         if (!lawful)
             continue;
+        if (mixed(rows, last - first)) {
+            series->name =
+                psprintf("%s%sno law (runs of several sizes or budgets at one x: make series by them)",
+                         series->name ? series->name : "", series->name ? ": " : "");
+            continue;
+        }
         fitted = fit_law(plot, rows, last - first, &fit);
         if (fitted)
             add_law(plot, series, rows, last - first, &fit);

@@ -39,6 +39,7 @@ SELECT count(tlaw_record_run('plot grid', n_params => n, train_tokens => d, flop
 SELECT marks(tlaw_plot('plot grid', 'flops'), 'point') AS markers, marks(tlaw_plot('plot grid', 'flops'), 'line') AS lines,
        legend(tlaw_plot('plot grid', 'flops')) AS legend;
 SELECT legend(tlaw_plot('plot grid', 'flops', by => 'n_params'));
+SELECT legend(tlaw_plot('plot grid', 'train_tokens', dimension => 8));
 SELECT legend(tlaw_plot('plot grid', 'n_params', by => 'train_tokens', dimension => 8)) LIKE '%theory: α = 0.250 (dimension 8, smoothness 1)' AS model_scaling;
 
 -- loss curves

@@ -21,7 +21,7 @@ static const double legend_row = 21, key_width = 34;
 /* Okabe and Ito without yellow, which is lost on white. */
 static const char *const colours[N_COLOURS] = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
                                                "#E69F00", "#56B4E9", "#000000"};
-static const char *const dashes[N_DASHES] = {"", "9 4", "2.5 3", "10 3 2.5 3", "5 2.5", "10 3 2.5 3 2.5 3"};
+static const char *const dashes[N_DASHES] = {"", "9 4", "10 3 2.5 3", "5 2.5", "10 3 2.5 3 2.5 3", "2.5 3"};
 
 struct canvas {
     const struct tlaw_host *host;

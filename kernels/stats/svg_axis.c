@@ -14,9 +14,7 @@ void tlaw_svg_scale_span(struct tlaw_svg_scale *scale, bool logarithmic, double 
 {
     scale->logarithmic = logarithmic;
     if (logarithmic) {
-        double from = log10(low), to = log10(high), margin = 0.04 * (to - from);
-        if (to - from < 0.02)
-            margin = 0.01;
+        double from = log10(low), to = log10(high), margin = fmax(0.04 * (to - from), 0.004);
         scale->low = pow(10, fmax(from - margin, -307));
         scale->high = pow(10, fmin(to + margin, 307));
     } else {
