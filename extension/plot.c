@@ -5,7 +5,7 @@
  * before they enter a query; a law is fitted by kernels/stats/fit.h to the runs themselves, as
  * tlaw_power_law_offset(x, y, subset_seed) does.
  */
-#include "law.h"
+#include "plot.h"
 
 #include <math.h>
 
@@ -15,18 +15,11 @@
 #include "utils/float.h"
 #include "utils/memutils.h"
 
-#include "../kernels/stats/svg.h"
+#include "../kernels/stats/fit_theory.h"
 
-#define MAX_ROWS   1000000
-#define LAW_POINTS 64
-#define LARGEST    1e300 /* what svg.h draws */
+#define MAX_ROWS 1000000
+#define LARGEST  1e300 /* what svg.h draws */
 
-/* What may be plotted, by the names of the views' columns; laws are of losses against data or parameters. */
-enum quantity_kind { OTHER, LOSS, DATA, PARAMETERS };
-struct quantity {
-    const char *column, *title;
-    enum quantity_kind kind;
-};
 static const struct quantity quantities[] = {
     {"train_tokens", "Training tokens", DATA},
     {"train_bytes", "Training text (bytes)", DATA},
@@ -56,30 +49,6 @@ static const struct quantity quantities[] = {
     {"n_layer", "Layers", OTHER},
     {"n_head", "Heads", OTHER},
     {"d_model", "Model width", OTHER}};
-
-struct row {
-    double x, y, low, high; /* low, high: NAN where there is none */
-    int series;
-    int64 run_id, setting; /* runs of one setting differ in nothing but seeds */
-    int64 subset_seed;
-    bool has_subset_seed;
-};
-
-struct plot {
-    MemoryContext context;
-    struct tlaw_host host;
-    const char *study, *by; /* by: NULL: one series */
-    struct quantity x, y;
-    double exponent; /* of the theory; 0: none asked for */
-    double dimension, smoothness;
-    struct row *rows; /* by series, then x (curves: then run and step) */
-    int n_rows;
-    const char *names[TLAW_SVG_STYLES]; /* of the series, UTF-8 */
-    int n_names;
-    struct tlaw_svg_series *series; /* to draw */
-    int n_series;
-    bool replicates, bars, bands; /* some are drawn */
-};
 
 /* ---- arguments ---- */
 
@@ -279,313 +248,6 @@ static void read_curves(struct plot *plot)
         nothing_to_plot(plot, "tlaw_losses");
 }
 
-/* ---- series ---- */
-
-static struct tlaw_svg_series *add_series(struct plot *plot, const char *name, int style)
-{
-    struct tlaw_svg_series *series = &plot->series[plot->n_series++];
-
-    memset(series, 0, sizeof(*series));
-    series->name = name;
-    series->style = style;
-    return series;
-}
-
-static struct tlaw_svg_point *new_points(const struct plot *plot, size_t n)
-{
-    return plot->host.allocate(plot->host.argument, sizeof(struct tlaw_svg_point) * n);
-}
-
-static struct tlaw_svg_point bare_point(double x, double y)
-{
-    struct tlaw_svg_point point = {x, y, NAN, NAN};
-
-    return point;
-}
-
-/* Points of n rows sorted by x and setting: one for each, the mean of its replicates with its standard error.
- */
-static void summarise(struct plot *plot, const struct row *rows, int n, struct tlaw_svg_series *series)
-{
-    struct tlaw_svg_point *points = new_points(plot, n), *dots = new_points(plot, n);
-    int first, last, i;
-
-    for (first = 0; first < n; first = last) {
-        struct tlaw_svg_point *point = &points[series->points.n++];
-        double mean = 0, squares = 0, se;
-
-        for (last = first;
-             last < n && rows[last].x == rows[first].x && rows[last].setting == rows[first].setting; last++)
-            mean += rows[last].y;
-        mean /= last - first;
-        *point = bare_point(rows[first].x, mean);
-        if (last == first + 1) {
-            point->low = rows[first].low;
-            point->high = rows[first].high;
-        } else {
-            for (i = first; i < last; i++) {
-                squares += (rows[i].y - mean) * (rows[i].y - mean);
-                dots[series->dots.n++] = bare_point(rows[i].x, rows[i].y);
-            }
-            se = sqrt(squares / (last - first - 1) / (last - first));
-            point->low = mean - se;
-            point->high = mean + se;
-            plot->replicates = true;
-        }
-        plot->bars = plot->bars || !isnan(point->low);
-    }
-    series->points.at = points;
-    series->dots.at = dots;
-}
-
-/* Places of n points from low to high, a little beyond both, even in their logarithms. */
-static double law_place(double low, double high, int i)
-{
-    double beyond = 0.03 * log(high / low);
-
-    return low * exp(-beyond + (log(high / low) + 2 * beyond) * i / (LAW_POINTS - 1));
-}
-
-/* Whether runs that differ in more than seeds share an x: then one law cannot be theirs. */
-static bool mixed(const struct row *rows, int n)
-{
-    int i;
-
-    for (i = 1; i < n; i++)
-        if (rows[i].x == rows[i - 1].x && rows[i].setting != rows[i - 1].setting)
-            return true;
-    return false;
-}
-
-/* Fits the first of the two forms that the rows identify; false: neither, fit->message says why. */
-static bool fit_law(struct plot *plot, const struct row *rows, int n, struct tlaw_fit *fit)
-{
-    struct tlaw_fit_options options = {.level = 0.95, .max_iterations = -1, .intervals = true};
-    struct tlaw_row *law_rows = plot->host.allocate(plot->host.argument, sizeof(*law_rows) * n);
-    bool clustered = false;
-    int i;
-
-    for (i = 1; i < n; i++)
-        clustered = clustered || (rows[i].has_subset_seed && rows[0].has_subset_seed &&
-                                  rows[i].subset_seed != rows[0].subset_seed);
-    memset(law_rows, 0, sizeof(*law_rows) * n);
-    for (i = 0; i < n; i++) {
-        law_rows[i].x[0] = rows[i].x;
-        law_rows[i].loss = rows[i].y;
-        law_rows[i].weight = 1;
-        law_rows[i].clustered = clustered && rows[i].has_subset_seed;
-        law_rows[i].cluster = law_rows[i].clustered ? rows[i].subset_seed : 0;
-    }
-    tlaw_fit_run(&plot->host, law_rows, n, TLAW_POWER_LAW_OFFSET, &options, fit);
-    if (fit->converged && !fit->at_bound)
-        return true;
-    tlaw_fit_run(&plot->host, law_rows, n, TLAW_POWER_LAW, &options, fit);
-    return fit->converged;
-}
-
-/* Three significant digits, zeros included where they fit: 0.280, 1.00, 12.3. */
-static const char *three_digits(double value)
-{
-    char number[40];
-
-    if (fabs(value) >= 1e-3 && fabs(value) < 100)
-        return psprintf("%s%.*f", value < 0 ? "−" : "", 2 - (int) floor(log10(fabs(value))), fabs(value));
-    tlaw_svg_number(value, 3, number, sizeof(number));
-    return pstrdup(number);
-}
-
-/* "0.283 [0.251, 0.315]": value, standard error, low, high. */
-static const char *shown_interval(const double shown[4])
-{
-    const char *value = three_digits(shown[0]);
-
-    if (isnan(shown[2]) || isnan(shown[3]))
-        return value;
-    return psprintf("%s [%s, %s]", value, three_digits(shown[2]), three_digits(shown[3]));
-}
-
-/* The law of a series: its line, its band, its parameters in the legend. */
-static void add_law(struct plot *plot, struct tlaw_svg_series *series, const struct row *rows, int n,
-                    const struct tlaw_fit *fit)
-{
-    const struct tlaw_form_info *info = tlaw_form_info(fit->form);
-    struct tlaw_svg_point *line = new_points(plot, LAW_POINTS);
-    const char *colon = series->name ? ": " : "", *name = series->name ? series->name : "";
-    double alpha[4], irreducible[4];
-    int i;
-
-    for (i = 0; i < LAW_POINTS; i++) {
-        struct tlaw_prediction prediction;
-        double x = law_place(rows[0].x, rows[n - 1].x, i);
-
-        tlaw_fit_predict(fit, &x, &prediction);
-        line[i] = bare_point(x, prediction.loss);
-        line[i].low = prediction.low;
-        line[i].high = prediction.high;
-        plot->bands = plot->bands || !isnan(prediction.low);
-    }
-    series->line.at = line;
-    series->line.n = LAW_POINTS;
-    tlaw_shown_parameter(fit, info->alpha, alpha);
-    tlaw_shown_parameter(fit, info->irreducible, irreducible);
-    series->name = fit->form == TLAW_POWER_LAW_OFFSET
-                       ? psprintf("%s%sE + A x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s, E = %s", name,
-                                  colon, shown_interval(alpha), shown_interval(irreducible))
-                       : psprintf("%s%sA x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s", name, colon,
-                                  shown_interval(alpha));
-}
-
-/* The theory's line of a series: its excess over the fitted irreducible loss falls with the predicted
- * exponent, and it meets the law (or the runs, where there is none) at their centre. */
-static void add_theory(struct plot *plot, const struct row *rows, int n, const struct tlaw_fit *fit,
-                       bool fitted, bool named)
-{
-    struct tlaw_svg_series *series = add_series(plot, NULL, TLAW_SVG_REFERENCE);
-    struct tlaw_svg_point *line = new_points(plot, LAW_POINTS);
-    int place = fitted ? tlaw_form_info(fit->form)->irreducible : -1, i;
-    double irreducible = place < 0 ? 0 : fit->natural[place], log_x = 0, log_y = 0, x, y;
-
-    for (i = 0; i < n; i++) {
-        log_x += log(rows[i].x) / n;
-        log_y += log(rows[i].y) / n;
-    }
-    x = exp(log_x);
-    y = fitted ? tlaw_form_predict(fit->form, fit->natural, &x, NULL) : exp(log_y);
-    for (i = 0; i < LAW_POINTS; i++) {
-        double at = law_place(rows[0].x, rows[n - 1].x, i);
-
-        line[i] = bare_point(at, irreducible + (y - irreducible) * pow(at / x, -plot->exponent));
-    }
-    series->line.at = line;
-    series->line.n = LAW_POINTS;
-    if (named)
-        series->name = psprintf("theory: α = %s (dimension %g, smoothness %g)", three_digits(plot->exponent),
-                                plot->dimension, plot->smoothness);
-}
-
-static int compare_points(const void *left, const void *right)
-{
-    const struct tlaw_svg_point *a = left, *b = right;
-
-    if (a->x != b->x)
-        return a->x < b->x ? -1 : 1;
-    return (a->y > b->y) - (a->y < b->y);
-}
-
-/* The compute frontier: the runs that no run of at most their compute beats. */
-static void add_frontier(struct plot *plot)
-{
-    struct tlaw_svg_point *all = new_points(plot, plot->n_rows);
-    struct tlaw_svg_series *frontier;
-    size_t n = 0, kept = 0, i;
-    int s;
-
-    for (s = 0; s < plot->n_series; s++)
-        for (i = 0; i < plot->series[s].points.n; i++)
-            all[n++] = bare_point(plot->series[s].points.at[i].x, plot->series[s].points.at[i].y);
-    qsort(all, n, sizeof(*all), compare_points);
-    for (i = 0; i < n; i++)
-        if (kept == 0 || all[i].y < all[kept - 1].y)
-            all[kept++] = all[i];
-    if (kept < 2)
-        return;
-    frontier = add_series(plot, "compute frontier", TLAW_SVG_REFERENCE);
-    frontier->line.at = all;
-    frontier->line.n = kept;
-}
-
-static bool all_positive(const struct plot *plot, bool y)
-{
-    int i;
-
-    for (i = 0; i < plot->n_rows; i++)
-        if (!((y ? plot->rows[i].y : plot->rows[i].x) > 0))
-            return false;
-    return true;
-}
-
-/* Rows first .. returned - 1 are of one series. */
-static int end_of_series(const struct plot *plot, int first)
-{
-    int last = first;
-
-    while (last < plot->n_rows && plot->rows[last].series == plot->rows[first].series)
-        last++;
-    return last;
-}
-
-static void points_series(struct plot *plot)
-{
-    bool lawful = plot->y.kind == LOSS && (plot->x.kind == DATA || plot->x.kind == PARAMETERS) &&
-                  all_positive(plot, false) && all_positive(plot, true);
-    int first, last;
-
-    plot->series = MemoryContextAlloc(plot->context, sizeof(*plot->series) * (2 * TLAW_SVG_STYLES + 1));
-    for (first = 0; first < plot->n_rows; first = last) {
-        struct tlaw_svg_series *series =
-            add_series(plot, plot->names[plot->rows[first].series], plot->rows[first].series);
-        const struct row *rows = &plot->rows[first];
-        struct tlaw_fit fit;
-        bool fitted;
-
-        last = end_of_series(plot, first);
-        summarise(plot, rows, last - first, series);
-        if (!lawful)
-            continue;
-        if (mixed(rows, last - first)) {
-            series->name =
-                psprintf("%s%sno law (runs of several sizes or budgets at one x: make series by them)",
-                         series->name ? series->name : "", series->name ? ": " : "");
-            continue;
-        }
-        fitted = fit_law(plot, rows, last - first, &fit);
-        if (fitted)
-            add_law(plot, series, rows, last - first, &fit);
-        else
-            series->name = psprintf("%s%sno law (%s)", series->name ? series->name : "",
-                                    series->name ? ": " : "", fit.message);
-        if (plot->exponent > 0)
-            add_theory(plot, rows, last - first, &fit, fitted, last == plot->n_rows);
-    }
-    if (strcmp(plot->x.column, "flops") == 0)
-        add_frontier(plot);
-}
-
-/* One line a run; without `by` the runs are the series as long as they can be told apart. Returns how many
- * runs. */
-static int curves_series(struct plot *plot)
-{
-    int runs = 0, named = -1, first, last, i;
-
-    for (i = 0; i < plot->n_rows; i++)
-        runs += i == 0 || plot->rows[i].run_id != plot->rows[i - 1].run_id;
-    plot->series = MemoryContextAllocHuge(plot->context, sizeof(*plot->series) * runs);
-    for (first = 0; first < plot->n_rows; first = last) {
-        const struct row *row = &plot->rows[first];
-        struct tlaw_svg_point *line;
-        const char *name = NULL;
-        int style = row->series;
-
-        for (last = first; last < plot->n_rows && plot->rows[last].run_id == row->run_id; last++)
-            ;
-        line = new_points(plot, last - first);
-        for (i = first; i < last; i++)
-            line[i - first] = bare_point(plot->rows[i].x, plot->rows[i].y);
-        if (plot->by) {
-            if (named != row->series)
-                name = plot->names[row->series];
-            named = row->series;
-        } else if (runs > TLAW_SVG_STYLES) {
-            style = TLAW_SVG_MANY;
-        } else {
-            style = plot->n_series;
-            name = psprintf("run " INT64_FORMAT, row->run_id);
-        }
-        add_series(plot, name, style)->line = (struct tlaw_svg_points){line, last - first};
-    }
-    return runs;
-}
-
 /* ---- the functions ---- */
 
 static const char *text_argument(FunctionCallInfo fcinfo, int i, const char *otherwise)
@@ -593,14 +255,26 @@ static const char *text_argument(FunctionCallInfo fcinfo, int i, const char *oth
     return PG_ARGISNULL(i) ? otherwise : text_to_cstring(PG_GETARG_TEXT_PP(i));
 }
 
+/* The smoothness that the study's frozen plan assumes, or 1. */
+static double planned_smoothness(const char *study)
+{
+    Oid types[1] = {TEXTOID};
+    Datum values[1] = {CStringGetTextDatum(study)};
+    const char *sql = tlaw_sql("SELECT smoothness FROM @.tlaw_study_plans WHERE study = $1");
+
+    if (SPI_execute_with_args(sql, 1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+        elog(ERROR, "cannot read the plan of a study");
+    return SPI_processed == 0 ? 1 : number_at(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
 /* The theory's exponent, from the arguments dimension and smoothness. */
 static void set_theory(FunctionCallInfo fcinfo, struct plot *plot)
 {
     if (PG_ARGISNULL(4))
         return;
-    tlaw_not_null(fcinfo, 5, "smoothness");
     plot->dimension = tlaw_number_argument("dimension", PG_GETARG_FLOAT8(4), 1e-3, 1e6);
-    plot->smoothness = tlaw_number_argument("smoothness", PG_GETARG_FLOAT8(5), 1e-3, 1e3);
+    plot->smoothness = PG_ARGISNULL(5) ? planned_smoothness(plot->study)
+                                       : tlaw_number_argument("smoothness", PG_GETARG_FLOAT8(5), 1e-3, 1e3);
     if (plot->y.kind != LOSS || (plot->x.kind != DATA && plot->x.kind != PARAMETERS))
         ereport(ERROR,
                 (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -608,8 +282,8 @@ static void set_theory(FunctionCallInfo fcinfo, struct plot *plot)
                         plot->y.column, plot->x.column),
                  errdetail("It needs a loss as y and train_tokens, train_bytes, train_documents, n_params or "
                            "n_params_non_embedding as x.")));
-    plot->exponent = 2 * plot->smoothness /
-                     (plot->x.kind == DATA ? 2 * plot->smoothness + plot->dimension : plot->dimension);
+    plot->exponent = tlaw_theory_exponent(plot->x.kind == DATA ? TLAW_THEORY_DATA : TLAW_THEORY_PARAMS,
+                                          plot->dimension, plot->smoothness);
 }
 
 /* What the marks mean. */
@@ -662,13 +336,13 @@ Datum tlaw_plot(PG_FUNCTION_ARGS)
 
     caller = MemoryContextSwitchTo(plot.context);
     if (curves)
-        runs = curves_series(&plot);
+        runs = plot_curves(&plot);
     else
-        points_series(&plot);
+        plot_points(&plot);
     figure.title = utf8(plot.study);
     figure.note = curves ? psprintf("%d run%s, a line each", runs, runs == 1 ? "" : "s") : points_note(&plot);
-    figure.x = (struct tlaw_svg_axis){utf8(plot.x.title), all_positive(&plot, false)};
-    figure.y = (struct tlaw_svg_axis){utf8(plot.y.title), all_positive(&plot, true)};
+    figure.x = (struct tlaw_svg_axis){utf8(plot.x.title), plot_all_positive(&plot, false)};
+    figure.y = (struct tlaw_svg_axis){utf8(plot.y.title), plot_all_positive(&plot, true)};
     figure.series = plot.series;
     figure.n_series = plot.n_series;
     MemoryContextSwitchTo(caller);
@@ -786,15 +460,15 @@ Datum tlaw_plot_query(PG_FUNCTION_ARGS)
     SPI_finish();
 
     plot.series = MemoryContextAlloc(plot.context, sizeof(*plot.series) * TLAW_SVG_STYLES);
-    points = new_points(&plot, plot.n_rows);
-    line = new_points(&plot, plot.n_rows);
+    points = plot_new_points(&plot, plot.n_rows);
+    line = plot_new_points(&plot, plot.n_rows);
     for (first = 0; first < plot.n_rows; first = last) {
         struct tlaw_svg_series *series =
-            add_series(&plot, plot.names[plot.rows[first].series], plot.rows[first].series);
+            plot_add_series(&plot, plot.names[plot.rows[first].series], plot.rows[first].series);
 
-        last = end_of_series(&plot, first);
+        last = plot_end_of_series(&plot, first);
         for (i = first; i < last; i++) {
-            points[i] = line[i] = bare_point(plot.rows[i].x, plot.rows[i].y);
+            points[i] = line[i] = plot_bare_point(plot.rows[i].x, plot.rows[i].y);
             points[i].low = plot.rows[i].low;
             points[i].high = plot.rows[i].high;
         }

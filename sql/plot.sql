@@ -32,6 +32,11 @@ SELECT marks(:'svg', 'point') - 3 AS points, marks(:'svg', 'dot') AS dots, marks
 SELECT tlaw_record_run('plot two', train_tokens => n, test_loss => 3, test_loss_se => 0.1) > 0 AS recorded FROM unnest('{1e4, 1e5}'::float8[]) n;
 SELECT marks(tlaw_plot('plot two'), 'line') AS lines, marks(tlaw_plot('plot two'), 'bar') AS bars, legend(tlaw_plot('plot two'));
 
+-- a frozen plan's smoothness
+SELECT tlaw_create_study('plot plan', smoothness => 0.5);
+SELECT count(tlaw_record_run('plot plan', train_tokens => 1e4 * 4 ^ i, test_loss => 1 + 0.5 ^ i)) FROM generate_series(0, 5) i;
+SELECT legend(tlaw_plot('plot plan', dimension => 4)) LIKE '%theory: α = 0.200 (dimension 4, smoothness 0.5)' AS planned;
+
 -- compute: the frontier; runs of equal compute are not replicates of each other
 SELECT count(tlaw_record_run('plot grid', n_params => n, train_tokens => d, flops => 6 * n * d,
                              test_loss => 1.69 + 406 / n ^ 0.34 + 410 / d ^ 0.28))
@@ -81,7 +86,7 @@ SELECT tlaw_plot('plot grid', by => 'size');
 \set VERBOSITY default
 SELECT tlaw_plot('plot grid', y => 'val_loss');
 SELECT tlaw_plot('plot grid', 'n_params', by => 'd_model', dimension => -1);
-SELECT tlaw_plot('plot grid', dimension => 8, smoothness => NULL);
+SELECT tlaw_plot('plot grid', dimension => 8, smoothness => 0);
 SELECT tlaw_plot('plot grid', 'flops', dimension => 8);
 SELECT tlaw_plot('plot <law> & "é"', by => 'run_id');
 SELECT tlaw_plot_query(NULL);
