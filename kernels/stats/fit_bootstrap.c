@@ -109,6 +109,7 @@ void tlaw_fit_bootstrap(const struct tlaw_host *host, const struct tlaw_data *da
     for (int draw = 0; draw < bootstrap->draws; draw++) {
         host->breathe(host->argument);
         resample(data, bootstrap, (uint64_t) draw, &sample);
+        memset(bootstrap->params[draw], 0, sizeof *bootstrap->params);
         if (refit(host, &sample, fit, bootstrap->params[draw]))
             continue;
         bootstrap->failed++;

@@ -10,14 +10,7 @@
 
 #include "../../kernels/stats/distributions.h"
 #include "../../kernels/stats/fit_solver.h"
-
-static int tests, failures;
-
-static void ok(int condition, const char *what)
-{
-    printf("%sok %d - %s\n", condition ? "" : "not ", ++tests, what);
-    failures += !condition;
-}
+#include "tap.h"
 
 static void *host_allocate(void *argument, size_t bytes)
 {
@@ -159,16 +152,15 @@ static void solve_set(struct set *set)
                                        .delta = INFINITY, .linear = set->linear, .host = &host};
         struct tlaw_solution solution;
         double digits = 11;
-        char what[160];
         tlaw_solve(&problem, set->start[start], 20000, &solution);
         for (int j = 0; j < set->n_params; j++) {
             double error = fabs(solution.params[j] / set->certified[j] - 1);
             digits = fmin(digits, error > 0 ? -log10(error) : 11);
         }
-        snprintf(what, sizeof what, "%s from start %d: %.1f digits, %d steps, gradient %.0e", set->name, start + 1,
-                 digits, solution.iterations, solution.gradient_norm);
         /* Lanczos1 has no noise: at its minimum nothing is left to certify but rounding */
-        ok(digits >= 9 && (solution.converged || solution.objective < 1e-24), what);
+        ok(digits >= 9 && (solution.converged || solution.objective < 1e-24),
+           "%s from start %d: %.1f digits, %d steps, gradient %.0e", set->name, start + 1, digits, solution.iterations,
+           solution.gradient_norm);
     }
 }
 
@@ -190,8 +182,7 @@ int main(void)
         if (load(&sets[i], folder))
             solve_set(&sets[i]);
         else
-            printf("ok %d # SKIP %s: no file under %s\n", ++tests, sets[i].name, folder);
+            skip("%s: no file under %s", sets[i].name, folder);
     }
-    printf("1..%d\n", tests);
-    return failures != 0;
+    return tap_end();
 }
