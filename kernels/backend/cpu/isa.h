@@ -531,8 +531,12 @@ inline_always void pack_body(cell *to, long width, const void *from, bool real, 
 
     for (long k = 0; k < K; k += STEP, to += width)
         for (long i = 0; i < width; i += VW) {
-            vf x = i < n ? cells_down(from, real, k * from_ld + i, from_ld, K - k, n - i) : (vf){0};
+            vf x = {0};
 
+            if (i < n && K - k >= STEP) /* a constant number of rows but for the last cell */
+                x = cells_down(from, real, k * from_ld + i, from_ld, STEP, n - i);
+            else if (i < n)
+                x = cells_down(from, real, k * from_ld + i, from_ld, 1, n - i);
             __builtin_prefetch(element(from, real, (k + 16) * from_ld + i));
             store(to + i, x);
             if (sums)

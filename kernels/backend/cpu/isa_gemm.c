@@ -51,7 +51,9 @@ static void multiply(long columns, long K, const cell *a, const cell *b, float *
 inline_always void finish_rows(const struct product *p, const float *tile, long row, long column, long rows,
                                long columns, bool c_real, bool bias, bool pre, bool slope, bool accumulate)
 {
+#pragma GCC unroll 2
     for (long i = 0; i < rows; i++)
+#pragma GCC unroll 2
         for (long j = 0; j < columns; j += VW) {
             long at = (row + i) * p->c_row + column + j, n = columns - j;
             vf x = load(tile + i * NR + j);
