@@ -351,7 +351,7 @@ inline_always vf vexp(vf x)
 inline_always vf vexp_act(vf x)
 {
 #ifdef BF16
-    x = vmax(splat(-87.3f), x) * 1.44269504f;
+    x *= 1.44269504f; /* no limits: 2^f and 2^n are right for any finite x */
     vf n = (vf) _mm512_roundscale_ps((__m512) x, 0), f = x - n;
     vf p = 9.57010511e-3f * f + 5.59178698e-2f;
     p = p * f + 2.40247448e-1f;
@@ -398,7 +398,7 @@ inline_always vf vlog(vf x)
 
 inline_always vf logistic(vf x)
 {
-    return reciprocal(1.0f + vexp_act(vmin(splat(80.0f), -x))); /* beyond, 1/(1 + e^80) is as good as 0 */
+    return reciprocal(1.0f + vexp_act(STEP == 2 ? -x : vmin(splat(80.0f), -x))); /* e^-80 is as good as 0 */
 }
 
 /* GPT-2's GELU, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), written as x logistic(2u). */

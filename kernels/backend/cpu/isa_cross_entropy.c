@@ -52,9 +52,9 @@ static void softmax_unit(void *arg, long unit, int thread)
         w->losses[row] = largest + logf(sum) - target_logit;
         if (!w->gradient)
             continue;
+        x[target] -= sum; /* the gradients as act take the place of the row's first half */
         for (v = 0; v < V; v += VW)
-            store_n(x + v, load_n(x + v, V - v) * (w->scale / sum), V - v);
-        x[target] -= w->scale;
+            store_act_n((act_t *) x + v, load_n(x + v, V - v) * (w->scale / sum), V - v);
     }
 }
 
@@ -94,7 +94,7 @@ void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real
         (device, &(struct product){.M = n,
                                    .N = C,
                                    .K = V,
-                                   .a = {logits, true, ld, 1},
+                                   .a = {logits, false, STEP * ld, 1},
                                    .b = {wte, true, C, 1},
                                    .c = dx + row * C,
                                    .c_real = true,
@@ -103,7 +103,7 @@ void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real
         (device, &(struct product){.M = V,
                                    .N = C,
                                    .K = n,
-                                   .a = {logits, true, 1, ld},
+                                   .a = {logits, false, 1, STEP * ld},
                                    .b = {input, false, C, 1},
                                    .c = dwte,
                                    .c_real = true,
