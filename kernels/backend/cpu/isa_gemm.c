@@ -21,10 +21,36 @@ struct blocked {
     long panels, tiles, panels_a_unit, row_blocks;
 };
 
-/* One tile over K cells; its sums are kept in `tile` [MR][NR] between blocks of KC. */
-inline_always void run_tile(int vectors, long K, const cell *a, const cell *b, float *tile, bool resume)
+/* What becomes of the sums of an element: the epilogue's parts, known when a case is compiled. */
+struct epilogue {
+    bool c_real, bias, pre, slope, accumulate;
+};
+
+inline_always void finish_vector(const struct product *p, struct epilogue e, vf x, long row, long column,
+                                 long n)
+{
+    long at = row * p->c_row + column;
+
+    if (e.bias)
+        x += load_n(p->bias + column, n);
+    if (e.pre) {
+        store_act_n(p->pre + at, x, n);
+        x = gelu(x);
+    }
+    if (e.slope)
+        x *= gelu_slope(load_act_n(p->slope + at, n));
+    if (e.accumulate)
+        x += load_of(p->c, true, at, n);
+    store_of(p->c, e.c_real, at, x, n);
+}
+
+/* One tile over K cells; `finish` NULL: its sums stay in `tile` [MR][NR] for the next K cells, else they go
+ * to C. */
+inline_always void run_tile(int vectors, long K, const cell *a, const cell *b, float *tile, bool resume,
+                            const struct product *p, const struct epilogue *finish, long row, long column)
 {
     vf acc[MR][vectors];
+    long rows = least(p->M - row, MR);
 
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++)
@@ -36,62 +62,71 @@ inline_always void run_tile(int vectors, long K, const cell *a, const cell *b, f
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
-            store(tile + i * NR + v * VW, acc[i][v]);
+            if (!finish)
+                store(tile + i * NR + v * VW, acc[i][v]);
+            else if (i < rows)
+                finish_vector(p, *finish, acc[i][v], row + i, column + v * VW, VW);
 }
 
-static void multiply(long columns, long K, const cell *a, const cell *b, float *tile, bool resume)
+#define TILE_CASE(name, ...)                                                                                 \
+    static void tile_##name(const struct product *p, long K, const cell *a, const cell *b, float *tile,      \
+                            bool resume, long row, long column)                                              \
+    {                                                                                                        \
+        run_tile(2, K, a, b, tile, resume, p, &(const struct epilogue){__VA_ARGS__}, row, column);           \
+    }
+TILE_CASE(real, .c_real = true)
+TILE_CASE(real_bias, .c_real = true, .bias = true)
+TILE_CASE(accumulate, .c_real = true, .accumulate = true)
+TILE_CASE(act, .c_real = false)
+TILE_CASE(act_bias, .bias = true)
+
+typedef void (*tile_case)(const struct product *, long, const cell *, const cell *, float *, bool, long,
+                          long);
+
+/* The compiled case of a whole panel's last K cells; NULL: by finish_rows, as GELU would crowd the registers.
+ */
+static tile_case choose_case(const struct product *p)
 {
-    if (columns > VW)
-        run_tile(2, K, a, b, tile, resume);
-    else
-        run_tile(1, K, a, b, tile, resume);
+    if (p->pre || p->slope)
+        return NULL;
+    if (p->accumulate)
+        return p->bias ? NULL : tile_accumulate;
+    if (p->c_real)
+        return p->bias ? tile_real_bias : tile_real;
+    return p->bias ? tile_act_bias : tile_act;
 }
 
-/* The epilogue: a tile's rows and columns that exist go to C. */
-inline_always void finish_rows(const struct product *p, const float *tile, long row, long column, long rows,
-                               long columns, bool c_real, bool bias, bool pre, bool slope, bool accumulate)
+inline_always void finish_rows(const struct product *p, struct epilogue e, const float *tile, long row,
+                               long column, long rows, long columns)
 {
-#pragma GCC unroll 2
     for (long i = 0; i < rows; i++)
-#pragma GCC unroll 2
-        for (long j = 0; j < columns; j += VW) {
-            long at = (row + i) * p->c_row + column + j, n = columns - j;
-            vf x = load(tile + i * NR + j);
-
-            if (bias)
-                x += load_n(p->bias + column + j, n);
-            if (pre) {
-                store_act_n(p->pre + at, x, n);
-                x = gelu(x);
-            }
-            if (slope)
-                x *= gelu_slope(load_act_n(p->slope + at, n));
-            if (accumulate)
-                x += load_of(p->c, true, at, n);
-            store_of(p->c, c_real, at, x, n);
-        }
+        for (long j = 0; j < columns; j += VW)
+            finish_vector(p, e, load(tile + i * NR + j), row + i, column + j, columns - j);
 }
 
-static void finish_tile(const struct product *p, const float *tile, long row, long column)
+static void multiply(const struct product *p, long K, const cell *a, const cell *b, float *tile, bool resume,
+                     bool last, long row, long column)
 {
     long rows = least(p->M - row, MR), columns = least(p->N - column, NR);
-    bool plain = !p->pre && !p->slope && columns == NR;
+    tile_case known = last && columns == NR ? choose_case(p) : NULL;
 
-    /* the frequent cases with their tests taken once */
-    if (plain && p->accumulate)
-        finish_rows(p, tile, row, column, rows, NR, true, false, false, false, true);
-    else if (plain && !p->bias && p->c_real)
-        finish_rows(p, tile, row, column, rows, NR, true, false, false, false, false);
-    else if (plain && p->c_real)
-        finish_rows(p, tile, row, column, rows, NR, true, true, false, false, false);
-    else if (plain && p->bias)
-        finish_rows(p, tile, row, column, rows, NR, false, true, false, false, false);
-    else if (columns == NR && p->slope && !p->c_real)
-        finish_rows(p, tile, row, column, rows, NR, false, false, false, true, false);
-    else if (columns == NR && p->pre && p->bias && !p->c_real)
-        finish_rows(p, tile, row, column, rows, NR, false, true, true, false, false);
+    if (known) {
+        known(p, K, a, b, tile, resume, row, column);
+        return;
+    }
+    if (columns > VW)
+        run_tile(2, K, a, b, tile, resume, p, NULL, row, column);
     else
-        finish_rows(p, tile, row, column, rows, columns, p->c_real, p->bias, p->pre, p->slope, p->accumulate);
+        run_tile(1, K, a, b, tile, resume, p, NULL, row, column);
+    if (!last)
+        return;
+    if (columns == NR && p->pre && p->bias && !p->c_real)
+        finish_rows(p, (struct epilogue){.bias = true, .pre = true}, tile, row, column, rows, NR);
+    else if (columns == NR && p->slope && !p->bias && !p->c_real)
+        finish_rows(p, (struct epilogue){.slope = true}, tile, row, column, rows, NR);
+    else
+        finish_rows(p, (struct epilogue){p->c_real, p->bias, p->pre, p->slope, p->accumulate}, tile, row,
+                    column, rows, columns);
 }
 
 /* ---- packing ---- */
@@ -161,9 +196,7 @@ static void multiply_block(void *arg, long i, int thread)
             for (long t = 0; t < tiles; t++) {
                 float *sum = a + a_size + (many ? (j * tiles + t) * MR * NR : 0);
 
-                multiply(p->N - column, K, a + t * MR * K, b, sum, k > 0);
-                if (k + K >= w->K)
-                    finish_tile(p, sum, row + t * MR, column);
+                multiply(p, K, a + t * MR * K, b, sum, k > 0, k + K >= w->K, row + t * MR, column);
             }
         }
     }

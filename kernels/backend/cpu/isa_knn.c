@@ -1,9 +1,9 @@
 /*
- * Nearest neighbours, what depends on the instruction set: integer products of blocks of points, the search of a
- * block of products for pairs within reach, exact distances.
+ * Nearest neighbours, what depends on the instruction set: integer products of blocks of points, the search
+ * of a block of products for pairs within reach, exact distances.
  *
- * Products are of signed bytes with unsigned ones.  With VNNI one instruction multiplies 64 pairs and adds; AVX2 has
- * a saturating pair of instructions, hence its smaller integers; elsewhere it is plain C.
+ * Products are of signed bytes with unsigned ones.  With VNNI one instruction multiplies 64 pairs and adds;
+ * AVX2 has a saturating pair of instructions, hence its smaller integers; elsewhere it is plain C.
  */
 #include "isa.h"
 #include "../knn.h"
@@ -54,9 +54,8 @@ static float rough_distance2(const struct tlaw_points *points, int64_t i, int64_
 /* Adds to out (rows of KNN_BLOCK) over `quads` groups of four. */
 typedef void tile_function(int32_t *out, const int8_t *rows, const int8_t *columns, int quads);
 
-static inline __attribute__((always_inline)) void block_products(int32_t *out, const int8_t *rows,
-                                                                 const int8_t *columns, int depth,
-                                                                 tile_function *tile)
+static inline __attribute__((always_inline)) void
+block_products(int32_t *out, const int8_t *rows, const int8_t *columns, int depth, tile_function *tile)
 {
     size_t panel = (size_t) depth * KNN_PANEL;
 
@@ -103,8 +102,8 @@ tile_vnni(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
             _mm512_storeu_si512(out + r * KNN_BLOCK + 16 * c, sum[r][c]);
 }
 
-__attribute__((target("avx512vnni"))) static void products(int32_t *out, const int8_t *rows, const int8_t *columns,
-                                                           int depth)
+__attribute__((target("avx512vnni"))) static void products(int32_t *out, const int8_t *rows,
+                                                           const int8_t *columns, int depth)
 {
     block_products(out, rows, columns, depth, tile_vnni);
 }
@@ -114,8 +113,8 @@ __attribute__((target("avx512vnni"))) static void products(int32_t *out, const i
 #elif defined(__AVX2__)
 
 /* Sums of two products stay within 2 * 127 * 63 < 2^15. */
-static inline __attribute__((always_inline)) void tile_avx2(int32_t *out, const int8_t *rows, const int8_t *columns,
-                                                            int quads)
+static inline __attribute__((always_inline)) void tile_avx2(int32_t *out, const int8_t *rows,
+                                                            const int8_t *columns, int quads)
 {
     const __m256i offset = _mm256_set1_epi8(64), ones = _mm256_set1_epi16(1);
 
@@ -130,7 +129,8 @@ static inline __attribute__((always_inline)) void tile_avx2(int32_t *out, const 
                     sum[r][c] = _mm256_loadu_si256((const __m256i *) (to + r * KNN_BLOCK + 8 * c));
             for (int q = 0; q < quads; q++, left += 4 * KNN_PANEL, right += 4 * KNN_PANEL)
                 for (int c = 0; c < 3; c++) {
-                    __m256i column = _mm256_add_epi8(_mm256_load_si256((const __m256i *) (right + 32 * c)), offset);
+                    __m256i column =
+                        _mm256_add_epi8(_mm256_load_si256((const __m256i *) (right + 32 * c)), offset);
 
                     for (int r = 0; r < 2; r++) {
                         int32_t four;
@@ -155,8 +155,8 @@ static void products(int32_t *out, const int8_t *rows, const int8_t *columns, in
 
 #else
 
-static inline __attribute__((always_inline)) void tile_plain(int32_t *out, const int8_t *rows, const int8_t *columns,
-                                                             int quads)
+static inline __attribute__((always_inline)) void tile_plain(int32_t *out, const int8_t *rows,
+                                                             const int8_t *columns, int quads)
 {
     for (int q = 0; q < quads; q++, rows += 4 * KNN_PANEL, columns += 4 * KNN_PANEL)
         for (int r = 0; r < TILE_ROWS; r++)
@@ -218,4 +218,5 @@ static void scan(const int32_t *product, const int32_t *base, const int32_t *nor
     *columns_found = in_columns;
 }
 
-const struct knn_kernel ISA_NAME(knn_kernel) = {LIMIT, OFFSET, products, scan, exact_distance2, rough_distance2};
+const struct knn_kernel ISA_NAME(knn_kernel) = {LIMIT, OFFSET,          products,
+                                                scan,  exact_distance2, rough_distance2};
