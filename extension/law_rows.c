@@ -24,7 +24,6 @@ static bool looks_like_query(const char *source)
 struct law_source *law_open(const char *source)
 {
     struct law_source *result = palloc0(sizeof(*result));
-    int code;
 
     result->source = source;
     result->context = CurrentMemoryContext;
@@ -42,10 +41,10 @@ struct law_source *law_open(const char *source)
                             errmsg("source: no finished run of a study \"%s\" that you may read", source),
                             errhint("Give the name of a study, or a query that returns one row a result.")));
     } else {
-        code = SPI_execute(source, true, 0);
-        if (code != SPI_OK_SELECT)
-            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                            errmsg("source: the query returns no rows (%s)", SPI_result_code_string(code)),
+        SPIPlanPtr plan = SPI_prepare(source, 0, NULL);
+
+        if (plan == NULL || !SPI_is_cursor_plan(plan) || SPI_execute_plan(plan, NULL, NULL, true, 0) != SPI_OK_SELECT)
+            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("source: not a query that returns rows"),
                             errhint("Give the name of a study, or a SELECT.")));
     }
     result->n = (int64) SPI_processed;

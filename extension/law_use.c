@@ -318,7 +318,7 @@ Datum tlaw_power(PG_FUNCTION_ARGS)
     plan.subset_noise = tlaw_number_argument("subset_noise", PG_GETARG_FLOAT8(5), 0, 10);
     plan.level = tlaw_number_argument("level", PG_GETARG_FLOAT8(6), 0.5, 0.9999);
     if (distinct < (plan.irreducible_share < 0 ? 2 : 3))
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("sizes: %d different ones", distinct),
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("sizes: %d different sizes", distinct),
                         errhint("A power law needs 2, one with an irreducible loss 3.")));
     context = tlaw_law_context(&host);
     tlaw_plan_power(&host, &plan, &se, &df, &half_width);

@@ -1,0 +1,103 @@
+-- Scaling laws: the fits as aggregates, fits as rows, what fits are used for, the theory.
+\set VERBOSITY terse
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS tlaw;
+RESET client_min_messages;
+
+-- losses of known laws, with a ripple where intervals are wanted
+CREATE TEMP TABLE points AS
+SELECT k, x, 3 * power(x, -0.2::float8) * (1 + noise) AS line, (1.5 + 6 * power(x, -0.3::float8)) * (1 + noise) AS bent
+  FROM generate_series(1, 10) i, generate_series(1, 4) k,
+       LATERAL (SELECT 1e4 * power(2::float8, i), 0.002 * (hashint8(100 * i + k) / 2147483648.0)) s(x, noise);
+CREATE TEMP TABLE surface AS
+SELECT n AS n_params, d AS n_tokens, d / 4 AS unique_tokens, 6 * n * d AS flops,
+       (1.8 + 400 * power(n, -0.34::float8) + 900 * power(d, -0.3::float8)) * (1 + 0.001 * sin(n + 7 * d)) AS loss
+  FROM generate_series(0, 6) i, generate_series(0, 6) j,
+       LATERAL (SELECT 1e6 * power(3::float8, i), 1e8 * power(3::float8, j)) s(n, d);
+
+-- one row a form; NULL where the form has no such parameter
+SELECT (f).form, round((f).alpha::numeric, 2) AS alpha, round((f).a::numeric, 1) AS a,
+       (f).irreducible IS NULL AS no_irreducible, (f).beta IS NULL AS no_beta, (f).n, (f).converged,
+       (f).alpha_low < 0.2 AND (f).alpha_high > 0.2 AS covers, (f).curvature_p > 0.05 AS straight
+  FROM (SELECT tlaw_power_law(x, line, k) FROM points) s(f);
+SELECT (f).form, round((f).alpha::numeric, 2) AS alpha, round((f).irreducible::numeric, 2) AS irreducible,
+       (f).alpha_low < 0.3 AND (f).alpha_high > 0.3 AS covers, (f).irreducible_p < 0.001 AS e_is_there, (f).message
+  FROM (SELECT tlaw_power_law_offset(x, bent, k) FROM points) s(f);
+SELECT (f).form, round((f).alpha::numeric, 2) AS alpha, round((f).beta::numeric, 2) AS beta,
+       round((f).irreducible::numeric, 2) AS irreducible, (f).converged, cardinality((f).parameters) AS parameters
+  FROM (SELECT tlaw_chinchilla(n_params, n_tokens, loss) FROM surface
+        UNION ALL SELECT tlaw_kaplan(n_params, n_tokens, loss) FROM surface) s(f);
+SELECT (f).form, (f).converged, (f).alpha IS NULL AS no_alpha, cardinality((f).parameters) AS parameters
+  FROM (SELECT tlaw_farseer(n_params, n_tokens, loss) FROM surface) s(f);
+SELECT (tlaw_saturating(x, 1.4 + 5 / (power(x, 0.5::float8) + 80) * 60, k)).converged FROM points;
+
+-- groups, windows, NULLs left out
+SELECT k, round((tlaw_power_law(x, line)).alpha::numeric, 2) AS alpha FROM points GROUP BY k ORDER BY k;
+SELECT x, round((tlaw_power_law(x, line) OVER (ORDER BY x ROWS 3 PRECEDING)).alpha::numeric, 2) AS alpha
+  FROM points WHERE k = 1 ORDER BY x;
+SELECT (tlaw_power_law(x, CASE WHEN k > 1 THEN line END)).n FROM points;
+
+-- what cannot be identified is NULL, with the reason
+SELECT (tlaw_power_law(x, 3)).message FROM points;
+SELECT (tlaw_power_law(x, line)).message FROM (SELECT * FROM points LIMIT 2) s;
+SELECT (tlaw_chinchilla(1e6, n_tokens, loss)).message FROM surface;
+SELECT (tlaw_power_law(x, line, 1)).alpha_low, (tlaw_power_law(x, line, 1)).message FROM points;
+SELECT (tlaw_power_law(x, line)).n, (tlaw_power_law(x, line)).message FROM points WHERE false;
+SELECT tlaw_power_law(x, -line) FROM points;
+SELECT tlaw_power_law(x, 'NaN') FROM points;
+SELECT tlaw_chinchilla(n_params, 0, loss) FROM surface;
+
+-- fits as rows
+SELECT form, round(alpha::numeric, 2) AS alpha, n, converged, alpha_dropped IS NOT NULL AS dropped, message
+  FROM tlaw_fit('SELECT x, bent AS loss, k AS cluster FROM points');
+SELECT round(alpha::numeric, 2) AS alpha, round(beta::numeric, 2) AS beta, converged
+  FROM tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}', uncertainty => 'row_bootstrap', draws => 200);
+SELECT converged, message LIKE 'not converged%' AS says_so
+  FROM tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}', start => ARRAY[1.8, 6, 6.8, 0.34, 0.29],
+                max_iterations => 0);
+SELECT form, x, y, cluster, loss, uncertainty, cardinality(bootstrap) AS draws_kept, starts_reached > 0 AS reached,
+       length(rows_sha256) AS hash, analysis
+  FROM tlaw_fits ORDER BY fit_id;
+SELECT count(*) FROM tlaw_fit('SELECT x, bent AS loss, k % 2 AS device FROM points', forms => '{power_law}');
+SELECT tlaw_fit('SELECT 1 AS a');
+SELECT tlaw_fit('no_such_study');
+SELECT tlaw_fit('DELETE FROM points');
+SELECT tlaw_fit('SELECT * FROM surface', forms => '{chinchila}');
+SELECT tlaw_fit('SELECT * FROM surface', loss => 'absolute');
+SELECT tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}', uncertainty => 'cluster_bootstrap');
+
+-- use
+SELECT max(fit_id) AS fit FROM tlaw_fits WHERE form = 'chinchilla' AND converged \gset
+SELECT round(loss::numeric, 2) AS loss, low < loss AND loss < high AND run_low < low AND high < run_high AS nested
+  FROM tlaw_predict(:fit, 1e8, 1e10);
+SELECT abs(n_params * n_tokens * 6 / 1e20 - 1) < 1e-9 AS on_budget, n_params_low < n_params AND n_params < n_params_high AS ok
+  FROM tlaw_compute_optimal(:fit, 1e20);
+SELECT rank, candidate_n_params, se_ratio < 1 AS helps
+  FROM tlaw_next_run(:fit, 'SELECT n AS n_params, 20 * n AS n_tokens FROM unnest(ARRAY[1e6, 1e9]) n', 1e10, 1e12);
+SELECT outside FROM tlaw_check_runs(:fit, 'SELECT 1e8 AS n_params, 1e10 AS n_tokens, l AS loss FROM unnest(ARRAY[3.457, 9]) l');
+SELECT count(*) FROM tlaw_joint_region(:fit, points => 32);
+SELECT tlaw_predict(:fit, 1e8);
+SELECT form, n_train, n_test, mean_abs_error_pct < 1 AS close, converged
+  FROM tlaw_holdout('SELECT * FROM surface', forms => '{chinchilla,kaplan}');
+SELECT choice, count(*) FROM tlaw_sensitivity('SELECT * FROM surface', 'chinchilla') GROUP BY choice ORDER BY choice;
+SELECT approach, name, round(exponent::numeric, 1) AS exponent FROM tlaw_isoflop('SELECT * FROM surface');
+SELECT round(alpha_se::numeric, 3) AS alpha_se, df
+  FROM tlaw_power(ARRAY(SELECT 1e5 * power(10::float8, i * 2 / 9.0) FROM generate_series(0, 9) i), 2, 0.01, 0.17, 0.5);
+SELECT tlaw_power(ARRAY[1e5, 1e5], 2, 0.01, 0.17);
+
+-- theory
+SELECT round(alpha_data::numeric, 4) AS alpha_data, alpha_params, alpha_params_sharma_kaplan FROM tlaw_theory(10);
+SELECT tlaw_theory(0);
+SELECT tlaw_create_study('law_frozen', smoothness => 1);
+SELECT tlaw_create_study('law_frozen');
+SELECT tlaw_create_study('law_other', metric => 'hamming');
+SELECT count(tlaw_record_run('law_frozen', n_params => 1e6, train_tokens => x, test_loss => bent, subset_seed => k))
+  FROM points;
+SELECT tlaw_create_study('law_frozen');
+SELECT form, converged FROM tlaw_fit('law_frozen');
+SELECT form, analysis FROM tlaw_fits WHERE study = 'law_frozen' ORDER BY fit_id;
+SELECT analysis, form, round(predicted::numeric, 3) AS predicted, verdict, smoothness_low < smoothness_high AS reconciled
+  FROM tlaw_theory_test('law_frozen', 10, 0.1);
+SELECT analysis, verdict FROM tlaw_theory_test('law_frozen', 2, 0.02, 'cosine') WHERE form = 'power_law_offset';
+SELECT analysis, verdict, message FROM tlaw_theory_test('law_frozen', 4.7, 2) WHERE form = 'power_law_offset';
+SELECT study, law, metric, layer, tolerance FROM tlaw_study_plans;
