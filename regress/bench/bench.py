@@ -1,4 +1,5 @@
-"""Training tokens/s against PyTorch: four configurations, everybody in turn, medians and ratios.
+"""Training tokens/s against PyTorch: four configurations, everybody in turn, medians and ratios; then the time of
+every operation and its share of the peak.
 
     bench.py STEP [seconds a turn] [rounds] [configurations, as "i,iii"]
 
@@ -97,6 +98,11 @@ def main():
             ratios = ["%.2f x %s" % (speeds[own] / speed, own) for own in speeds
                       if own.startswith("tlaw") and contender.startswith("torch")]
             print("  %-22s %10.0f%s" % (contender, speed, "   " + ", ".join(ratios) if ratios else ""), flush=True)
+    for name in chosen:
+        for isa, precision in own_backends(step):
+            print("(%s)" % name, end=" ", flush=True)
+            subprocess.run([step, isa, precision] + [str(n) for n in (THREADS,) + CONFIGURATIONS[name]] + ["profile"],
+                           check=True)
 
 
 main()

@@ -5,7 +5,10 @@
  * Forward takes NR queries at a time as lanes, so the softmax runs down the keys without horizontal sums, and
  * the weights come out as the operand of the second product: scores^T = K Q^T, y^T = V^T P^T.  Backward takes
  * NR keys at a time as lanes and recomputes P from the stored log-sum-exp: dV^T = dO^T P, dK^T = Q^T dS, dQ
- * += dS K. Blocks beyond the diagonal are never computed.  The roof is the FMA units' peak, shared with exp.
+ * += dS K. Blocks beyond the diagonal are never computed.
+ *
+ * Roof: the FMA units, shared with exp.  Measured (Zen 5, one thread, counting the causal half): at head
+ * dimension 64 52 % of it in float32 and 45 % in bf16, at 16 33 % and 27 %.
  */
 #include "isa.h"
 

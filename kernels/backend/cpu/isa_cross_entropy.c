@@ -1,8 +1,10 @@
 /*
  * The head: logits, softmax, loss and their gradients over blocks of rows, in place in one block of logits.
  *
- * A block holds LOGITS floats or 256 rows, whichever is more; its logits become their own gradients.  The
- * roof is that of the three products.
+ * A block holds LOGITS floats or 256 rows, whichever is more; its logits become their own gradients.
+ *
+ * Roof: the FMA units.  Measured (Zen 5, one thread): 74 % of it at d_model 384 in float32 and 69 % in bf16,
+ * 58 % and 41 % at d_model 64.
  */
 #include "isa.h"
 

@@ -5,6 +5,9 @@
  * work owns a block of C, packs its rows of A in panels [k][MR] of KC cells and multiplies tile by tile, MR x
  * NR accumulators in registers.  Sums over K run in order for every element, so neither blocks nor threads
  * change a bit.
+ *
+ * Roof: the FMA units.  Measured in a training step (Zen 5, one thread): at d_model 384 81 % of it forward
+ * and 75 % backward in float32, 80 % and 73 % in bf16; at d_model 64 63 % and 56 %, 56 % and 53 %.
  */
 #include "isa.h"
 
@@ -202,7 +205,7 @@ static void multiply_block(void *arg, long i, int thread)
     }
 }
 
-/* Any shape; the roof is the FMA units' peak. */
+/* Any shape. */
 void ISA_NAME(product)(struct device *device, const struct product *p)
 {
     struct blocked w = {.p = p, .device = device, .K = steps(p->K), .panels = (p->N + NR - 1) / NR};
