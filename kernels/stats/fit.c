@@ -308,6 +308,46 @@ static const struct tlaw_data *thin(const struct tlaw_host *host, const struct t
     return thinned;
 }
 
+/* Bits of the parameters that no row depends on at params: moving one by its whole size moves no loss by 1e-8. */
+static uint32_t unseen_parameters(const struct tlaw_problem *problem, const struct tlaw_data *data, const double *params)
+{
+    double residuals[TLAW_SOLVER_BLOCK], jacobian[TLAW_SOLVER_BLOCK * TLAW_MAX_PARAMS];
+    uint32_t unseen = (1u << problem->n_params) - 1;
+    for (size_t first = 0; first < problem->n_rows && unseen; first += TLAW_SOLVER_BLOCK) {
+        size_t left = problem->n_rows - first, count = left < TLAW_SOLVER_BLOCK ? left : TLAW_SOLVER_BLOCK;
+        if (!problem->evaluate(problem, params, first, count, residuals, jacobian))
+            return 0;
+        for (size_t i = 0; i < count; i++)
+            for (int j = 0; j < problem->n_params && data->weights[first + i] > 0; j++) {
+                double scale = data->log_residuals ? 1 : data->loss[first + i];
+                if (!(fabs(jacobian[i * problem->n_params + j]) * fmax(1, fabs(params[j])) <= 1e-8 * scale))
+                    unseen &= ~(1u << j);
+            }
+    }
+    return unseen;
+}
+
+/* Holds what the rows do not see and searches on from there: the rest may then have a minimum. */
+static void hold_unseen(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit,
+                        struct candidate *best)
+{
+    const struct tlaw_form_info *info = tlaw_form_info(data->form);
+    struct tlaw_problem problem;
+    tlaw_fit_problem(host, data, &problem);
+    fit->unseen = unseen_parameters(&problem, data, best->bound.params);
+    if (info->irreducible >= 0)
+        fit->unseen &= ~(1u << info->irreducible);
+    if (fit->unseen == 0)
+        return;
+    problem.fixed = fit->unseen;
+    double start[TLAW_MAX_PARAMS];
+    memcpy(start, best->bound.params, sizeof start);
+    solve_candidate(&problem, info->irreducible, start, MAX_ITERATIONS, best);
+    for (int j = 0; j < info->n_params; j++)
+        if (fit->unseen >> j & 1)
+            tlaw_fit_say(fit->message, "%s is not identified: no row depends on it", info->params[j]);
+}
+
 /* Searches from every start; the best ends in `best`, the rest in the fit's certificate. */
 static bool search(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit,
                    struct candidate *best, struct tlaw_solution *second)
@@ -346,6 +386,8 @@ static bool search(const struct tlaw_host *host, const struct tlaw_data *data, s
         problem.enough = thinned == data ? 1e-9 : 1e-4;
         solve_candidate(&problem, irreducible, best->bound.params, MAX_ITERATIONS, best);
     }
+    if (best->bound.valid)
+        hold_unseen(host, data, fit, best);
     return best->bound.valid;
 }
 
@@ -389,6 +431,9 @@ static void certify(const struct tlaw_data *data, const struct candidate *best, 
         fit->converged = false;
         tlaw_fit_say(fit->message, "the natural form does not exist at the minimum");
     }
+    for (int j = 0; j < tlaw_form_info(data->form)->n_params; j++)
+        if (fit->unseen >> j & 1)
+            fit->natural[j] = NAN;
     if (!fit->converged)
         tlaw_fit_say(fit->message, "not converged: scaled gradient %.1e (%.0e asked for), relative offset %.1e (%.0e)",
                      fit->gradient_norm, TLAW_GRADIENT_TOLERANCE, fit->relative_offset, TLAW_OFFSET_TOLERANCE);

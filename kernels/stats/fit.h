@@ -65,6 +65,7 @@ struct tlaw_fit {
     /* parameters: working at `centre`, natural (fit_forms.h); NaN where not identified */
     double centre[TLAW_MAX_VARIABLES];
     double working[TLAW_MAX_PARAMS], natural[TLAW_MAX_PARAMS];
+    uint32_t unseen;  /* bit j: no row depends on parameter j, it is held where the search left it */
     bool at_bound;    /* the irreducible loss would be negative and is held at 0 */
     double unbound[TLAW_MAX_PARAMS]; /* working parameters without that bound */
     double unbound_objective;

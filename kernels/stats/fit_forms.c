@@ -101,9 +101,9 @@ static double kaplan(const double *p, const double *x, double *g)
  */
 static double effective(double x, double u, double r_star, double *by_u, double *by_r)
 {
-    double r = expm1(fmax(x - u, 0)), e = exp(-r / r_star), sum = 1 - r_star * expm1(-r / r_star);
+    double r = expm1(fmax(x - u, 0)), t = r / r_star, e = exp(-t), sum = 1 - r_star * expm1(-t);
     *by_u = 1 - e * (r + 1) / sum;
-    *by_r = (r_star * (1 - e) - r * e) / sum;
+    *by_r = (t < 1e-4 ? r * t * (0.5 - t / 3) : -r_star * expm1(-t) - r * e) / sum; /* the difference cancels */
     return u + log(sum);
 }
 

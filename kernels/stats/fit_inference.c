@@ -392,11 +392,14 @@ static bool inverse_curvature(const struct inference *inf, double *inverse)
             if (root == 0 || fabs(block.residuals[i]) > inf->window)
                 continue;
             for (int j = 0; j < n; j++)
-                packed[used * n + j] = root * block.jacobian[i * n + j];
+                packed[used * n + j] = inf->fit->unseen >> j & 1 ? 0 : root * block.jacobian[i * n + j];
             used++;
         }
         tlaw_qr_fold(r, n, packed, used);
     }
+    for (int j = 0; j < n; j++)
+        if (inf->fit->unseen >> j & 1)
+            r[j * n + j] = 1;
     return check_identified(inf, r) && tlaw_inverse_of_gram(r, n, n, inverse);
 }
 
@@ -417,6 +420,9 @@ static bool set_covariance(struct inference *inf)
     }
     natural_jacobian(inf, jacobian);
     sandwich(jacobian, working, n, inf->fit->covariance);
+    for (int i = 0; i < n * n; i++)
+        if ((inf->fit->unseen >> i % n | inf->fit->unseen >> i / n) & 1)
+            inf->fit->covariance[i] = NAN;
     for (int j = 0; j < n; j++)
         inf->fit->se[j] = sqrt(inf->fit->covariance[j * n + j]);
     inf->fit->df = inf->data->clustered ? inf->data->n_clusters - 1 : inf->df;
@@ -611,7 +617,8 @@ static void test_curvature(struct inference *inf)
     double smallest = 1;
     for (int v = 0; v < tests; v++) {
         struct statistic statistic;
-        if (!score_statistic(inf, inf->fit->working, inf->fit->at_bound ? 1u << info->irreducible : 0,
+        if (!score_statistic(inf, inf->fit->working,
+                             inf->fit->unseen | (inf->fit->at_bound ? 1u << info->irreducible : 0),
                              (struct direction){-1, v}, true, &statistic))
             return;
         smallest = fmin(smallest, tlaw_student_two_sided(statistic.t, statistic.df));
@@ -630,8 +637,9 @@ void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, 
         memcpy(fit->unbound, fit->working, sizeof fit->unbound);
         fit->unbound_objective = fit->objective * (isfinite(data->delta) ? 1 : 0.5);
     }
+    inf.problem.fixed |= fit->unseen;
     inf.n = (double) fit->n;
-    inf.df = inf.n - info->n_params;
+    inf.df = inf.n - info->n_params + __builtin_popcount(fit->unseen);
     inf.by_cluster = data->clustered || (!data->log_residuals && !isfinite(data->delta));
     inf.base_objective = fit->unbound_objective;
     inf.clusters = host->allocate(host->argument, sizeof *inf.clusters * (data->n_clusters + 1));

@@ -321,6 +321,54 @@ static void test_forms(void)
     }
 }
 
+/* Gradients against central differences, and natural parameters there and back. */
+static void test_gradients(void)
+{
+    static const double working[TLAW_FORMS][TLAW_MAX_PARAMS] = {
+        [TLAW_POWER_LAW] = {1, 0.2},
+        [TLAW_POWER_LAW_OFFSET] = {1.7, 0.5, 0.3},
+        [TLAW_CHINCHILLA] = {1.7, 0.3, 0.4, 0.34, 0.3},
+        [TLAW_KAPLAN] = {9, 8.5, 0.8, 0.095},
+        [TLAW_DATA_CONSTRAINED] = {1.8, 0.4, 0.3, 0.35, 0.33, 1.2, 1.7},
+        [TLAW_FARSEER] = {0.7, -0.1, -0.2, 2, 0.2, 1e-6, -2, 0.1, 0.3},
+        [TLAW_SATURATING] = {1.5, 0.5, -0.4, 0.35}};
+    static const double places[3][3] = {{0.3, 0.7, -0.4}, {2.5, -1.5, -3}, {-2, 1, 1}}, centre[3] = {19, 23, 23};
+    for (int form = 0; form < TLAW_FORMS; form++) {
+        int n = tlaw_form_info(form)->n_params;
+        double worst = 0, natural[TLAW_MAX_PARAMS], back[TLAW_MAX_PARAMS], loss = 0;
+        for (int k = 0; k < 3; k++) {
+            double gradient[TLAW_MAX_PARAMS], p[TLAW_MAX_PARAMS];
+            loss = tlaw_form_value(form, working[form], places[k], gradient);
+            for (int j = 0; j < n; j++) {
+                double h = 1e-5, ends[2];
+                for (int side = 0; side < 2; side++) {
+                    memcpy(p, working[form], sizeof p);
+                    p[j] += side ? h : -h;
+                    ends[side] = tlaw_form_value(form, p, places[k], NULL);
+                }
+                worst = fmax(worst, fabs((ends[1] - ends[0]) / (2 * h) - gradient[j]) / loss);
+            }
+        }
+        ok(worst < 1e-7, "%s: gradient within %.0e of differences", tlaw_form_info(form)->name, worst);
+        tlaw_form_to_natural(form, working[form], centre, natural);
+        tlaw_form_from_natural(form, natural, centre, back);
+        ok(all_close(back, working[form], n, 1e-8), "%s: natural parameters and back", tlaw_form_info(form)->name);
+    }
+}
+
+/* Where no repetition was ever seen its cost is not known, but the rest is. */
+static void test_unseen(const struct tlaw_row *rows, size_t n)
+{
+    static struct tlaw_row once[300];
+    for (size_t i = 0; i < n; i++) {
+        once[i] = rows[i];
+        once[i].x[2] = once[i].x[1];
+    }
+    struct tlaw_fit fit = fit_rows(once, n, TLAW_DATA_CONSTRAINED, TLAW_LOSS_OF_FORM);
+    ok(fit.converged && isnan(fit.natural[5]) && isnan(fit.se[5]) && isfinite(fit.natural[3]) && isfinite(fit.se[3]),
+       "never repeated: %s", fit.message);
+}
+
 /* ---- bad input ---- */
 
 static void test_refused(void)
@@ -430,9 +478,11 @@ int main(int argc, char **argv)
         test_speed(rows, n);
         test_order(rows, n);
         test_optimum(rows, n);
+        test_unseen(rows, n);
     } else {
         skip("no chinchilla_epoch/points.csv in TLAW_REFERENCE");
     }
+    test_gradients();
     test_forms();
     test_refused();
     test_fuzz(argc > 1 ? atoi(argv[1]) : 20000); /* inputs */
