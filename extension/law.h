@@ -1,5 +1,6 @@
 /*
- * What the law_*.c files share: fits in a memory context of their own, interruptible, and the pieces of results.
+ * What the law_*.c files share: fits in a memory context of their own, interruptible, and the pieces of
+ * results.
  */
 #ifndef TLAW_LAW_H
 #define TLAW_LAW_H
@@ -57,10 +58,11 @@ extern double *law_column(const struct law_source *source, const char *name, boo
 extern int law_distinct(const struct law_source *source, const char *name);
 /* The rows of a form, with request's names resolved (request is filled in); rows with a NULL are left out.
  * index: the source row of each, unless NULL. */
-extern struct tlaw_row *law_rows(const struct law_source *source, enum tlaw_form form, struct law_request *request,
-                                 int64 *n, int64 **index);
+extern struct tlaw_row *law_rows(const struct law_source *source, enum tlaw_form form,
+                                 struct law_request *request, int64 *n, int64 **index);
 /* FLOPs of each row: column flops, else 6 N D, else the law's variable. */
-extern double law_flops(const struct law_source *source, enum tlaw_form form, const struct tlaw_row *row, int64 index);
+extern double law_flops(const struct law_source *source, enum tlaw_form form, const struct tlaw_row *row,
+                        int64 index);
 
 /* ---- arguments ---- */
 
@@ -88,8 +90,8 @@ extern int64 law_save(const struct tlaw_fit *fit, const struct law_record *recor
 /* Loads a fit that the caller may read. draws: bootstrap draws, if wanted and kept. */
 extern void law_load(int64 fit_id, struct tlaw_fit *fit, double (**draws)[TLAW_MAX_PARAMS], int *n_draws,
                      struct law_request *request);
-/* The variables of a form from the arguments n_params, n_tokens, unique_tokens, x at i .. i + 3; errors name what is
- * missing. */
+/* The variables of a form from the arguments n_params, n_tokens, unique_tokens, x at i .. i + 3; errors name
+ * what is missing. */
 extern void law_variables(FunctionCallInfo fcinfo, int i, enum tlaw_form form, double *variables);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * The fits as aggregates: rows are collected, sorted and fitted by kernels/stats; the result is one tlaw_law.
  *
- * Invariants: the final functions leave the state as it is (window frames call them again and again); rows are sorted
- * before anything else, so that the order in which a plan delivers them does not matter.
+ * Invariants: the final functions leave the state as it is (window frames call them again and again); rows
+ * are sorted before anything else, so that the order in which a plan delivers them does not matter.
  */
 #include "law.h"
 
@@ -100,10 +100,10 @@ void tlaw_check_law_row(const char *what, enum tlaw_form form, const struct tlaw
         double value = v < info->n_variables ? row->x[v] : row->loss;
 
         if (!(value > 0) || isinf(value))
-            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                            errmsg("%s: %s is %g", what, v < info->n_variables ? info->variables[v] : "loss",
-                                   value),
-                            errdetail("It must be positive and finite; rows where it is NULL are left out.")));
+            ereport(ERROR,
+                    (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                     errmsg("%s: %s is %g", what, v < info->n_variables ? info->variables[v] : "loss", value),
+                     errdetail("It must be positive and finite; rows where it is NULL are left out.")));
     }
 }
 
@@ -119,9 +119,8 @@ static void add_row(struct law_state *state, MemoryContext context, const struct
     if (state->n == state->capacity) {
         int64 capacity = Max(64, state->capacity * 2);
 
-        state->rows = state->rows == NULL
-                          ? MemoryContextAllocHuge(context, sizeof(*row) * capacity)
-                          : repalloc_huge(state->rows, sizeof(*row) * capacity);
+        state->rows = state->rows == NULL ? MemoryContextAllocHuge(context, sizeof(*row) * capacity)
+                                          : repalloc_huge(state->rows, sizeof(*row) * capacity);
         state->capacity = capacity;
     }
     state->rows[state->n++] = *row;
@@ -186,7 +185,8 @@ static Datum law_datum(FunctionCallInfo fcinfo, const struct tlaw_fit *fit)
 
 static Datum finish(FunctionCallInfo fcinfo, enum tlaw_form form)
 {
-    struct law_state empty = {0}, *state = PG_ARGISNULL(0) ? &empty : (struct law_state *) PG_GETARG_POINTER(0);
+    struct law_state empty = {0},
+                     *state = PG_ARGISNULL(0) ? &empty : (struct law_state *) PG_GETARG_POINTER(0);
     struct tlaw_fit_options options = {.level = 0.95, .max_iterations = -1, .intervals = true};
     struct tlaw_host host;
     struct tlaw_fit fit;

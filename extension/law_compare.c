@@ -1,6 +1,6 @@
 /*
- * Comparisons: forms by what they say about larger runs, a fit under other choices, the three approaches to the
- * compute-optimal size, two runs over the same documents.
+ * Comparisons: forms by what they say about larger runs, a fit under other choices, the three approaches to
+ * the compute-optimal size, two runs over the same documents.
  */
 #include "law.h"
 
@@ -19,8 +19,11 @@ PG_FUNCTION_INFO_V1(tlaw_compare_runs);
 
 static struct tlaw_fit_options options_of(const struct law_request *request)
 {
-    return (struct tlaw_fit_options){.loss = request->loss, .delta = request->delta, .level = request->level,
-                                     .max_iterations = -1, .intervals = true};
+    return (struct tlaw_fit_options){.loss = request->loss,
+                                     .delta = request->delta,
+                                     .level = request->level,
+                                     .max_iterations = -1,
+                                     .intervals = true};
 }
 
 /* ---- leave the largest compute out ---- */
@@ -45,7 +48,8 @@ static void holdout_form(ReturnSetInfo *result, const struct law_source *source,
     MemoryContext context = tlaw_law_context(&host);
     struct tlaw_fit fit;
     int64 n, i, *index, n_train = 0, n_test = 0, inside = 0;
-    struct tlaw_row *rows = law_rows(source, form, &request, &n, &index), *train = palloc(sizeof(*train) * Max(n, 1));
+    struct tlaw_row *rows = law_rows(source, form, &request, &n, &index),
+                    *train = palloc(sizeof(*train) * Max(n, 1));
     double *flops = palloc(sizeof(double) * Max(n, 1)), error = 0, bias = 0;
     Datum values[9];
     bool nulls[9] = {false};
@@ -102,7 +106,8 @@ Datum tlaw_holdout(PG_FUNCTION_ARGS)
     request.y = law_text_argument(fcinfo, 5);
     request.cluster = law_text_argument(fcinfo, 6);
     share = tlaw_number_argument("largest", PG_GETARG_FLOAT8(7), 0.001, 0.9);
-    train_below = PG_ARGISNULL(8) ? NAN : tlaw_number_argument("train_below", PG_GETARG_FLOAT8(8), 1e-300, 1e300);
+    train_below =
+        PG_ARGISNULL(8) ? NAN : tlaw_number_argument("train_below", PG_GETARG_FLOAT8(8), 1e-300, 1e300);
     request.level = tlaw_number_argument("level", PG_GETARG_FLOAT8(9), 0.5, 0.9999);
     InitMaterializedSRF(fcinfo, 0);
     source = law_open(law_text_argument(fcinfo, 0));
@@ -121,7 +126,8 @@ struct variation {
     struct law_request request;
 };
 
-static void put_variant(const struct variation *v, const char *choice, const char *setting, const struct tlaw_fit *fit)
+static void put_variant(const struct variation *v, const char *choice, const char *setting,
+                        const struct tlaw_fit *fit)
 {
     const struct tlaw_form_info *info = tlaw_form_info(v->form);
     double alpha[4], beta[4], irreducible[4];
@@ -145,7 +151,8 @@ static void put_variant(const struct variation *v, const char *choice, const cha
 }
 
 static void fit_variant(const struct variation *v, const char *choice, const char *setting,
-                        const struct law_request *request, const struct tlaw_row *rows, int64 n, struct tlaw_fit *fit)
+                        const struct law_request *request, const struct tlaw_row *rows, int64 n,
+                        struct tlaw_fit *fit)
 {
     struct tlaw_fit_options options = options_of(request);
     struct tlaw_host host;
@@ -210,7 +217,8 @@ static bool smaller(const struct tlaw_row *row, const void *limit)
     return row->x[0] < *(const double *) limit;
 }
 
-static void vary_rows(const struct variation *v, const struct tlaw_row *rows, int64 n, const struct tlaw_fit *base)
+static void vary_rows(const struct variation *v, const struct tlaw_row *rows, int64 n,
+                      const struct tlaw_fit *base)
 {
     struct tlaw_row *kept = palloc(sizeof(*kept) * Max(n, 1));
     double *losses = palloc(sizeof(double) * Max(n, 1)), limit, low = INFINITY, high = -INFINITY;
@@ -328,12 +336,14 @@ static void frontier_approach(const struct tlaw_host *host, int number, const st
     struct tlaw_frontier_point *points = host->allocate(host->argument, sizeof(*points) * (n + 1000));
     double se;
 
-    a->points = number == 1 ? tlaw_envelope(host, rows, n, points, 1000) : tlaw_isoflop_minima(host, rows, n, points);
+    a->points =
+        number == 1 ? tlaw_envelope(host, rows, n, points, 1000) : tlaw_isoflop_minima(host, rows, n, points);
     a->low = a->high = a->bias = NAN;
     a->message = NULL;
     if (!tlaw_frontier_slope(points, a->points, &a->exponent, &se)) {
-        a->message = number == 1 ? "fewer than two budgets at which a size between the smallest and the largest wins"
-                                 : "fewer than two budgets (FLOPs equal within 5 %) with a minimum between the sizes";
+        a->message = number == 1
+                         ? "fewer than two budgets at which a size between the smallest and the largest wins"
+                         : "fewer than two budgets (FLOPs equal within 5 %) with a minimum between the sizes";
         return;
     }
     if (a->points > 2) {
@@ -372,8 +382,8 @@ static void surface_approach(const struct tlaw_fit *fit, struct approach *a)
 Datum tlaw_isoflop(PG_FUNCTION_ARGS)
 {
     ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-    struct approach approaches[3] = {{.name = "envelope of the curves"}, {.name = "isoFLOP parabolas"},
-                                     {.name = "surface (Chinchilla)"}};
+    struct approach approaches[3] = {
+        {.name = "envelope of the curves"}, {.name = "isoFLOP parabolas"}, {.name = "surface (Chinchilla)"}};
     struct law_request request = {0};
     struct tlaw_fit_options options;
     struct law_source *source;
@@ -434,27 +444,30 @@ static struct documents run_documents(const char *argument, int64 run_id, char *
                      "SELECT r.owner::text, r.corpus, d.loss_sum, d.tokens FROM @.tlaw_run r "
                      "LEFT JOIN @.tlaw_run_document_loss d USING (run_id) WHERE run_id = $1",
                      1, &type, &value, NULL) == 0)
-        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("%s: there is no run " INT64_FORMAT, argument, run_id)));
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                        errmsg("%s: there is no run " INT64_FORMAT, argument, run_id)));
     owner = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null_owner);
     name = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null_corpus);
     losses = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &null_losses);
     tokens = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &null_tokens);
     tlaw_require_owner(TextDatumGetCString(owner), "run", psprintf(INT64_FORMAT, run_id));
     if (null_losses || null_tokens || null_corpus)
-        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                        errmsg("%s: run " INT64_FORMAT " has no losses of single documents", argument, run_id),
-                        errhint("Finished runs that were trained here have them.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                 errmsg("%s: run " INT64_FORMAT " has no losses of single documents", argument, run_id),
+                 errhint("Finished runs that were trained here have them.")));
     *corpus = TextDatumGetCString(name);
-    deconstruct_array(DatumGetArrayTypePCopy(losses), FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
-                      &documents.losses, &nulls, &documents.n);
-    deconstruct_array(DatumGetArrayTypePCopy(tokens), INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
-                      &documents.tokens, &nulls, &n_tokens);
+    deconstruct_array(DatumGetArrayTypePCopy(losses), FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL,
+                      TYPALIGN_DOUBLE, &documents.losses, &nulls, &documents.n);
+    deconstruct_array(DatumGetArrayTypePCopy(tokens), INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+                      TYPALIGN_DOUBLE, &documents.tokens, &nulls, &n_tokens);
     documents.n = Min(documents.n, n_tokens);
     return documents;
 }
 
 /* Loss per token of a and b and the difference of the ratio estimators, documents as the units. */
-static void paired_difference(const struct documents *a, const struct documents *b, double level, double numbers[9])
+static void paired_difference(const struct documents *a, const struct documents *b, double level,
+                              double numbers[9])
 {
     double tokens = 0, loss_a = 0, loss_b = 0, difference, square = 0, se, half, better = 0, used = 0;
     int i;
@@ -476,8 +489,9 @@ static void paired_difference(const struct documents *a, const struct documents 
     se = used > 1 ? sqrt(used / (used - 1) * square) / tokens : NAN;
     half = used > 1 ? tlaw_student_quantile(0.5 + 0.5 * level, used - 1) * se : NAN;
     memcpy(numbers,
-           (double[]){used, loss_a / tokens, loss_b / tokens, difference, se, difference - half, difference + half,
-                      se > 0 ? tlaw_student_two_sided(difference / se, used - 1) : NAN, better / used},
+           (double[]){used, loss_a / tokens, loss_b / tokens, difference, se, difference - half,
+                      difference + half, se > 0 ? tlaw_student_two_sided(difference / se, used - 1) : NAN,
+                      better / used},
            sizeof(double) * 9);
 }
 
@@ -497,9 +511,10 @@ Datum tlaw_compare_runs(PG_FUNCTION_ARGS)
     a = run_documents("run_a", PG_GETARG_INT64(0), &corpus_a);
     b = run_documents("run_b", PG_GETARG_INT64(1), &corpus_b);
     if (strcmp(corpus_a, corpus_b) != 0 || a.n != b.n)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("the runs were tested on different documents: \"%s\" and \"%s\"", corpus_a, corpus_b),
-                        errhint("Compare runs of one corpus.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("the runs were tested on different documents: \"%s\" and \"%s\"", corpus_a, corpus_b),
+                 errhint("Compare runs of one corpus.")));
     paired_difference(&a, &b, level, numbers);
     tlaw_end(&session);
     if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE || descriptor->natts != 9)

@@ -15,12 +15,7 @@
 
 PG_FUNCTION_INFO_V1(tlaw_fit);
 
-enum uncertainty {
-    PROFILE,
-    DELTA,
-    ROW_BOOTSTRAP,
-    CLUSTER_BOOTSTRAP
-};
+enum uncertainty { PROFILE, DELTA, ROW_BOOTSTRAP, CLUSTER_BOOTSTRAP };
 
 static const char *const uncertainties[] = {"profile", "delta", "row_bootstrap", "cluster_bootstrap"};
 
@@ -61,8 +56,8 @@ static void start_argument(FunctionCallInfo fcinfo, int i, struct fit_arguments 
 
     if (PG_ARGISNULL(i))
         return;
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(i), FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &datums,
-                      &nulls, &arguments->n_start);
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(i), FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
+                      &datums, &nulls, &arguments->n_start);
     if (arguments->n_forms != 1 || arguments->n_start != n_params)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                         errmsg("start: %d numbers for %d forms", arguments->n_start, arguments->n_forms),
@@ -70,14 +65,16 @@ static void start_argument(FunctionCallInfo fcinfo, int i, struct fit_arguments 
                                 tlaw_form_info(arguments->forms[0])->name, n_params)));
     arguments->start = palloc(sizeof(double) * TLAW_MAX_PARAMS);
     for (k = 0; k < n_params; k++)
-        arguments->start[k] = tlaw_number_argument("start", nulls[k] ? NAN : DatumGetFloat8(datums[k]), -1e300, 1e300);
+        arguments->start[k] =
+            tlaw_number_argument("start", nulls[k] ? NAN : DatumGetFloat8(datums[k]), -1e300, 1e300);
 }
 
-/* (source, x, forms, loss, delta, uncertainty, y, cluster, weights, draws, seed, level, start, max_iterations) */
+/* (source, x, forms, loss, delta, uncertainty, y, cluster, weights, draws, seed, level, start,
+ * max_iterations) */
 static void read_arguments(FunctionCallInfo fcinfo, struct fit_arguments *arguments)
 {
-    static const char *const required[] = {"source", NULL, NULL, NULL, "delta", "uncertainty", NULL,
-                                           NULL, "weights", "draws", "seed", "level"};
+    static const char *const required[] = {"source", NULL, NULL,      NULL,    "delta", "uncertainty",
+                                           NULL,     NULL, "weights", "draws", "seed",  "level"};
     int i;
 
     for (i = 0; i < lengthof(required); i++)
@@ -128,8 +125,8 @@ static void hash_rows(const struct tlaw_data *data, uint8 *sha256)
 }
 
 /* An exponent without the rows of the smallest value of variable v; NAN when it cannot be fitted. */
-static double without_smallest(const struct tlaw_host *host, const struct tlaw_row *rows, int64 n, int v, int exponent,
-                               enum tlaw_form form, const struct tlaw_fit_options *options)
+static double without_smallest(const struct tlaw_host *host, const struct tlaw_row *rows, int64 n, int v,
+                               int exponent, enum tlaw_form form, const struct tlaw_fit_options *options)
 {
     struct tlaw_fit_options plain = *options;
     struct tlaw_row *kept = host->allocate(host->argument, sizeof(*kept) * (n + 1));
@@ -171,10 +168,11 @@ static void set_uncertainty(const struct tlaw_host *host, const struct tlaw_data
         return;
     bootstrap->by_cluster = arguments->uncertainty == CLUSTER_BOOTSTRAP;
     if (bootstrap->by_cluster && (!data->clustered || data->n_clusters < 2))
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("uncertainty: 'cluster_bootstrap' with %d clusters",
-                               data->clustered ? data->n_clusters : 0),
-                        errhint("Name a column with at least two different values: cluster => 'subset_seed'.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("uncertainty: 'cluster_bootstrap' with %d clusters",
+                        data->clustered ? data->n_clusters : 0),
+                 errhint("Name a column with at least two different values: cluster => 'subset_seed'.")));
     tlaw_fit_bootstrap(host, data, fit, bootstrap);
     tlaw_fit_use_bootstrap(host, bootstrap, fit);
 }
@@ -210,9 +208,10 @@ static const char *analysis_label(const struct law_source *source, enum tlaw_for
     values[1] = CStringGetTextDatum(tlaw_form_info(form)->name);
     values[2] = CStringGetTextDatum(request->x ? request->x : "train_tokens");
     values[3] = CStringGetTextDatum(request->y);
-    primary = tlaw_execute(SPI_OK_SELECT,
-                           "SELECT FROM @.tlaw_study_plan WHERE study = $1 AND form = $2 AND x = $3 AND y = $4", 4,
-                           types, values, NULL) > 0;
+    primary =
+        tlaw_execute(SPI_OK_SELECT,
+                     "SELECT FROM @.tlaw_study_plan WHERE study = $1 AND form = $2 AND x = $3 AND y = $4", 4,
+                     types, values, NULL) > 0;
     tlaw_end(&session);
     return primary ? "primary" : "exploratory";
 }
@@ -243,19 +242,25 @@ static void put_summary(ReturnSetInfo *result, int64 fit_id, const struct tlaw_f
 }
 
 /* Fits one form to the source's rows, saves it and adds its summary row. */
-static void fit_form(ReturnSetInfo *result, const struct law_source *source, const struct fit_arguments *arguments,
-                     enum tlaw_form form)
+static void fit_form(ReturnSetInfo *result, const struct law_source *source,
+                     const struct fit_arguments *arguments, enum tlaw_form form)
 {
     const struct tlaw_form_info *info = tlaw_form_info(form);
     struct law_request request = arguments->request;
-    struct tlaw_fit_options options = {.loss = request.loss, .delta = request.delta, .level = request.level,
-                                       .start = arguments->start, .max_iterations = arguments->max_iterations,
+    struct tlaw_fit_options options = {.loss = request.loss,
+                                       .delta = request.delta,
+                                       .level = request.level,
+                                       .start = arguments->start,
+                                       .max_iterations = arguments->max_iterations,
                                        .intervals = true};
     struct tlaw_bootstrap bootstrap = {.draws = arguments->draws, .seed = (uint64) arguments->seed};
     uint8 sha256[PG_SHA256_DIGEST_LENGTH] = {0};
     char message[512] = "";
-    struct law_record record = {.request = &request, .source = source->source, .sha256 = sha256,
-                                .uncertainty = uncertainties[arguments->uncertainty], .draws = arguments->draws,
+    struct law_record record = {.request = &request,
+                                .source = source->source,
+                                .sha256 = sha256,
+                                .uncertainty = uncertainties[arguments->uncertainty],
+                                .draws = arguments->draws,
                                 .seed = arguments->seed};
     struct tlaw_host host;
     MemoryContext context = tlaw_law_context(&host);
@@ -265,15 +270,16 @@ static void fit_form(ReturnSetInfo *result, const struct law_source *source, con
     struct tlaw_data *data;
 
     if (request.replicate_weights && !tlaw_replicate_weights(&host, rows, n, info->n_variables))
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("weights: 'replicates' without replicates"),
-                        errhint("At least two sizes must have two or more results.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("weights: 'replicates' without replicates"),
+                 errhint("At least two sizes must have two or more results.")));
     data = tlaw_fit_data(&host, rows, n, form, &options, message);
     tlaw_fit_prepared(&host, data, &options, &fit);
     set_uncertainty(&host, data, arguments, &fit, &bootstrap);
     hash_rows(data, sha256);
     record.study = source->is_study ? source->source : NULL;
     record.analysis = analysis_label(source, form, &request);
-    record.bootstrap = (const double (*)[TLAW_MAX_PARAMS]) bootstrap.params;
+    record.bootstrap = (const double(*)[TLAW_MAX_PARAMS]) bootstrap.params;
     record.alpha_dropped = without_smallest(&host, rows, n, 0, info->alpha, form, &options);
     record.beta_dropped = without_smallest(&host, rows, n, 1, info->beta, form, &options);
     put_summary(result, law_save(&fit, &record), &fit, record.alpha_dropped);

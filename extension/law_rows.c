@@ -1,5 +1,6 @@
 /*
- * Rows for fits: the finished runs of a study, or whatever a query returns, read with the caller's own rights.
+ * Rows for fits: the finished runs of a study, or whatever a query returns, read with the caller's own
+ * rights.
  */
 #include "law.h"
 
@@ -34,8 +35,8 @@ struct law_source *law_open(const char *source)
         Oid type = TEXTOID;
         Datum value = CStringGetTextDatum(source);
 
-        tlaw_execute(SPI_OK_SELECT, "SELECT * FROM @.tlaw_runs WHERE study = $1 AND status = 'done'", 1, &type, &value,
-                     NULL);
+        tlaw_execute(SPI_OK_SELECT, "SELECT * FROM @.tlaw_runs WHERE study = $1 AND status = 'done'", 1,
+                     &type, &value, NULL);
         if (SPI_processed == 0)
             ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                             errmsg("source: no finished run of a study \"%s\" that you may read", source),
@@ -43,8 +44,10 @@ struct law_source *law_open(const char *source)
     } else {
         SPIPlanPtr plan = SPI_prepare(source, 0, NULL);
 
-        if (plan == NULL || !SPI_is_cursor_plan(plan) || SPI_execute_plan(plan, NULL, NULL, true, 0) != SPI_OK_SELECT)
-            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("source: not a query that returns rows"),
+        if (plan == NULL || !SPI_is_cursor_plan(plan) ||
+            SPI_execute_plan(plan, NULL, NULL, true, 0) != SPI_OK_SELECT)
+            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                            errmsg("source: not a query that returns rows"),
                             errhint("Give the name of a study, or a SELECT.")));
     }
     result->n = (int64) SPI_processed;
@@ -201,8 +204,8 @@ static void resolve(const struct law_source *source, struct law_request *request
         request->cluster = "none";
 }
 
-struct tlaw_row *law_rows(const struct law_source *source, enum tlaw_form form, struct law_request *request, int64 *n,
-                          int64 **index)
+struct tlaw_row *law_rows(const struct law_source *source, enum tlaw_form form, struct law_request *request,
+                          int64 *n, int64 **index)
 {
     const struct tlaw_form_info *info = tlaw_form_info(form);
     struct tlaw_row *rows = MemoryContextAllocHuge(source->context, sizeof(*rows) * Max(source->n, 1));
@@ -241,7 +244,8 @@ struct tlaw_row *law_rows(const struct law_source *source, enum tlaw_form form, 
     return rows;
 }
 
-double law_flops(const struct law_source *source, enum tlaw_form form, const struct tlaw_row *row, int64 index)
+double law_flops(const struct law_source *source, enum tlaw_form form, const struct tlaw_row *row,
+                 int64 index)
 {
     int number = SPI_fnumber(table_of(source)->tupdesc, "flops");
     bool is_null = true;
@@ -306,8 +310,9 @@ enum tlaw_loss law_loss_argument(const char *loss)
         return TLAW_LOSS_SQUARED;
     if (strcmp(loss, "log_squared") == 0)
         return TLAW_LOSS_LOG_SQUARED;
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("loss: \"%s\" is not one", loss),
-                    errhint("'huber' (log residuals), 'squared', 'log_squared', or NULL for the form's own.")));
+    ereport(ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("loss: \"%s\" is not one", loss),
+             errhint("'huber' (log residuals), 'squared', 'log_squared', or NULL for the form's own.")));
 }
 
 const char *law_loss_name(const struct tlaw_fit *fit)

@@ -1,5 +1,6 @@
 /*
- * Fits as rows of tlaw_fit_record: saved and loaded with the extension's rights, for the roles of their owner.
+ * Fits as rows of tlaw_fit_record: saved and loaded with the extension's rights, for the roles of their
+ * owner.
  */
 #include "law.h"
 
@@ -142,8 +143,8 @@ int64 law_save(const struct tlaw_fit *fit, const struct law_record *record)
     put_number(&columns, "beta_dropped", record->beta_dropped);
     put_bootstrap(&columns, record, tlaw_form_info(fit->form)->n_params);
     tlaw_execute(SPI_OK_INSERT_RETURNING,
-                 psprintf("INSERT INTO @.tlaw_fit_record (%s) VALUES (%s) RETURNING fit_id", columns.names.data,
-                          columns.places.data),
+                 psprintf("INSERT INTO @.tlaw_fit_record (%s) VALUES (%s) RETURNING fit_id",
+                          columns.names.data, columns.places.data),
                  columns.n, columns.types, columns.values, columns.nulls);
     fit_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
     tlaw_end(&session);
@@ -155,8 +156,8 @@ int64 law_save(const struct tlaw_fit *fit, const struct law_record *record)
 /* Column `name` of the row that SPI holds. */
 static Datum column(const char *name, bool *is_null)
 {
-    return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, SPI_fnumber(SPI_tuptable->tupdesc, name),
-                         is_null);
+    return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+                         SPI_fnumber(SPI_tuptable->tupdesc, name), is_null);
 }
 
 static double number_column(const char *name)
@@ -187,8 +188,8 @@ static double *numbers_column(const char *name, int *n)
     *n = 0;
     if (is_null)
         return NULL;
-    deconstruct_array(DatumGetArrayTypeP(value), FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &datums,
-                      &nulls, n);
+    deconstruct_array(DatumGetArrayTypeP(value), FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
+                      &datums, &nulls, n);
     numbers = palloc(sizeof(double) * Max(*n, 1));
     for (i = 0; i < *n; i++)
         numbers[i] = nulls[i] ? NAN : DatumGetFloat8(datums[i]);
@@ -226,9 +227,12 @@ void law_load(int64 fit_id, struct tlaw_fit *fit, double (**draws)[TLAW_MAX_PARA
     int p;
 
     tlaw_begin(&session);
-    if (tlaw_execute(SPI_OK_SELECT, "SELECT owner::text AS owner_name, * FROM @.tlaw_fit_record WHERE fit_id = $1", 1, &type, &value, NULL) == 0)
-        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("fit: there is no fit " INT64_FORMAT, fit_id),
-                        errhint("The view tlaw_fits lists yours.")));
+    if (tlaw_execute(SPI_OK_SELECT,
+                     "SELECT owner::text AS owner_name, * FROM @.tlaw_fit_record WHERE fit_id = $1", 1, &type,
+                     &value, NULL) == 0)
+        ereport(ERROR,
+                (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("fit: there is no fit " INT64_FORMAT, fit_id),
+                 errhint("The view tlaw_fits lists yours.")));
     tlaw_require_owner(text_column("owner_name", context), "fit", psprintf(INT64_FORMAT, fit_id));
     memset(fit, 0, sizeof(*fit));
     fit->form = law_form_argument(text_column("form", context));

@@ -36,32 +36,35 @@ Datum tlaw_theory(PG_FUNCTION_ARGS)
 static void check_name(const char *argument, const char *name, bool known, const char *hint)
 {
     if (!known)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s: \"%s\" is not one", argument, name),
-                        errhint("%s", hint)));
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("%s: \"%s\" is not one", argument, name), errhint("%s", hint)));
 }
 
-/* Error when the study has runs or a frozen analysis: it is too late to plan. Between tlaw_begin and tlaw_end. */
+/* Error when the study has runs or a frozen analysis: it is too late to plan. Between tlaw_begin and
+ * tlaw_end. */
 static void require_fresh(const char *study)
 {
     Oid type = TEXTOID;
     Datum value = CStringGetTextDatum(study);
 
-    if (tlaw_execute(SPI_OK_SELECT, "SELECT FROM @.tlaw_run WHERE study = $1 LIMIT 1", 1, &type, &value, NULL) > 0)
+    if (tlaw_execute(SPI_OK_SELECT, "SELECT FROM @.tlaw_run WHERE study = $1 LIMIT 1", 1, &type, &value,
+                     NULL) > 0)
         ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                         errmsg("study \"%s\" has runs already", study),
                         errdetail("An analysis is primary only when it was frozen before the runs."),
                         errhint("Plan under another name; analyses of this study stay exploratory.")));
-    if (tlaw_execute(SPI_OK_SELECT, "SELECT FROM @.tlaw_study_plan WHERE study = $1", 1, &type, &value, NULL) > 0)
+    if (tlaw_execute(SPI_OK_SELECT, "SELECT FROM @.tlaw_study_plan WHERE study = $1", 1, &type, &value,
+                     NULL) > 0)
         ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT), errmsg("study \"%s\" is frozen already", study)));
 }
 
 /* (name, law, estimator, metric, layer, run, x, y, smoothness, level, tolerance) */
 Datum tlaw_create_study(PG_FUNCTION_ARGS)
 {
-    static const char *const names[] = {"name", "law", "estimator", "metric", "layer", NULL, "x", "y", "smoothness",
-                                        "level", "tolerance"};
-    Oid types[11] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, TEXTOID, TEXTOID, FLOAT8OID, FLOAT8OID,
-                     FLOAT8OID};
+    static const char *const names[] = {"name", "law", "estimator",  "metric", "layer",    NULL,
+                                        "x",    "y",   "smoothness", "level",  "tolerance"};
+    Oid types[11] = {TEXTOID, TEXTOID, TEXTOID,   TEXTOID,   INT4OID,  INT8OID,
+                     TEXTOID, TEXTOID, FLOAT8OID, FLOAT8OID, FLOAT8OID};
     Datum values[11];
     char nulls[12] = "           ", *estimator, *metric;
     struct tlaw_session session;
@@ -87,7 +90,8 @@ Datum tlaw_create_study(PG_FUNCTION_ARGS)
     study_use(law_text_argument(fcinfo, 0));
     require_fresh(law_text_argument(fcinfo, 0));
     tlaw_execute(SPI_OK_INSERT,
-                 "INSERT INTO @.tlaw_study_plan (study, form, estimator, metric, layer, run_id, x, y, smoothness, level, "
+                 "INSERT INTO @.tlaw_study_plan (study, form, estimator, metric, layer, run_id, x, y, "
+                 "smoothness, level, "
                  "tolerance) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
                  11, types, values, nulls);
     tlaw_end(&session);
@@ -115,9 +119,10 @@ static struct plan read_plan(const struct law_source *source)
     if (!source->is_study)
         return plan;
     tlaw_begin(&session);
-    if (tlaw_execute(SPI_OK_SELECT,
-                     "SELECT form, metric, x, y, smoothness, level, tolerance FROM @.tlaw_study_plan WHERE study = $1",
-                     1, &type, &value, NULL) > 0) {
+    if (tlaw_execute(
+            SPI_OK_SELECT,
+            "SELECT form, metric, x, y, smoothness, level, tolerance FROM @.tlaw_study_plan WHERE study = $1",
+            1, &type, &value, NULL) > 0) {
         HeapTuple row = SPI_tuptable->vals[0];
         TupleDesc descriptor = SPI_tuptable->tupdesc;
 
@@ -161,24 +166,34 @@ static char *needed_text(const struct tlaw_theory_test *test, const struct tlaw_
     double half = fmax(test->alpha_high - test->alpha, test->alpha - test->alpha_low);
 
     if (slope_is_apparent(fit))
-        return psprintf("the line is curved in log-log (p = %.2g): alpha is an apparent slope, an irreducible loss "
-                        "makes it too small", fit->curvature_p);
+        return psprintf(
+            "the line is curved in log-log (p = %.2g): alpha is an apparent slope, an irreducible loss "
+            "makes it too small",
+            fit->curvature_p);
     if (test->verdict != TLAW_UNDECIDED)
         return fit->message[0] ? pstrdup(fit->message) : NULL;
     if (test->dimension_limits)
-        return psprintf("no number of runs decides: the dimension's own error moves the prediction by more than the "
-                        "tolerance %g; estimate the dimension better", test->tolerance);
-    return psprintf("alpha is known to +- %.3g; about %.1f times the runs would bring it to where the tolerance %g "
-                    "decides", half, test->runs_factor, test->tolerance);
+        return psprintf(
+            "no number of runs decides: the dimension's own error moves the prediction by more than the "
+            "tolerance %g; estimate the dimension better",
+            test->tolerance);
+    return psprintf(
+        "alpha is known to +- %.3g; about %.1f times the runs would bring it to where the tolerance %g "
+        "decides",
+        half, test->runs_factor, test->tolerance);
 }
 
 static void put_test(ReturnSetInfo *result, const char *analysis, const char *metric,
                      const struct law_request *request, const struct tlaw_fit *fit,
                      const struct tlaw_theory_test *test, bool tested)
 {
-    double numbers[14] = {test->smoothness, test->dimension, test->alpha, test->alpha_low, test->alpha_high,
-                          test->predicted, test->predicted_low, test->predicted_high, test->difference, test->low,
-                          test->high, test->p, test->smoothness_low, test->smoothness_high};
+    double numbers[14] = {test->smoothness,     test->dimension,
+                          test->alpha,          test->alpha_low,
+                          test->alpha_high,     test->predicted,
+                          test->predicted_low,  test->predicted_high,
+                          test->difference,     test->low,
+                          test->high,           test->p,
+                          test->smoothness_low, test->smoothness_high};
     Datum values[20];
     bool nulls[20] = {false};
     int i;
@@ -210,13 +225,13 @@ struct test_arguments {
     struct tlaw_theory_test test;
 };
 
-static void test_form(ReturnSetInfo *result, const struct law_source *source, const struct test_arguments *arguments,
-                      enum tlaw_form form)
+static void test_form(ReturnSetInfo *result, const struct law_source *source,
+                      const struct test_arguments *arguments, enum tlaw_form form)
 {
     struct law_request request = arguments->request;
     struct tlaw_theory_test test = arguments->test;
-    struct tlaw_fit_options options = {.level = test.level, .max_iterations = -1, .intervals = true,
-                                       .delta = 1e-3};
+    struct tlaw_fit_options options = {
+        .level = test.level, .max_iterations = -1, .intervals = true, .delta = 1e-3};
     const struct plan *plan = &arguments->plan;
     int alpha = tlaw_form_info(form)->alpha;
     struct tlaw_host host;
@@ -234,14 +249,16 @@ static void test_form(ReturnSetInfo *result, const struct law_source *source, co
     test.alpha_df = fit.df;
     primary = plan->found && strcmp(plan->form, tlaw_form_info(form)->name) == 0 &&
               strcmp(plan->x, request.x ? request.x : "") == 0 && strcmp(plan->y, request.y) == 0 &&
-              arguments->metric && strcmp(plan->metric, arguments->metric) == 0 && plan->level == test.level &&
-              plan->smoothness == test.smoothness && plan->tolerance == test.tolerance;
+              arguments->metric && strcmp(plan->metric, arguments->metric) == 0 &&
+              plan->level == test.level && plan->smoothness == test.smoothness &&
+              plan->tolerance == test.tolerance;
     tested = fit.converged && tlaw_test_theory(&test);
     put_test(result, primary ? "primary" : "exploratory", arguments->metric, &request, &fit, &test, tested);
     MemoryContextDelete(context);
 }
 
-static double number_or(FunctionCallInfo fcinfo, int i, const char *name, double missing, double low, double high)
+static double number_or(FunctionCallInfo fcinfo, int i, const char *name, double missing, double low,
+                        double high)
 {
     return PG_ARGISNULL(i) ? missing : tlaw_number_argument(name, PG_GETARG_FLOAT8(i), low, high);
 }
@@ -263,7 +280,8 @@ Datum tlaw_theory_test(PG_FUNCTION_ARGS)
     a.test.dimension_se = tlaw_number_argument("dimension_se", PG_GETARG_FLOAT8(2), 0, 1e9);
     a.metric = PG_ARGISNULL(3) ? a.plan.metric : law_text_argument(fcinfo, 3);
     if (a.metric)
-        check_name("metric", a.metric, tlaw_metric_find(a.metric) >= 0, "'euclidean', 'cosine' or 'angular'.");
+        check_name("metric", a.metric, tlaw_metric_find(a.metric) >= 0,
+                   "'euclidean', 'cosine' or 'angular'.");
     a.request.x = PG_ARGISNULL(4) ? a.plan.x : law_text_argument(fcinfo, 4);
     if (a.request.x == NULL)
         a.request.x = law_first_column(source, (const char *const[]){"x", "train_tokens"}, 2);

@@ -1,6 +1,6 @@
 /*
- * What a saved fit is asked: predictions, compute-optimal sizes, joint regions, the next run, runs outside its
- * interval; and the power of a planned study.
+ * What a saved fit is asked: predictions, compute-optimal sizes, joint regions, the next run, runs outside
+ * its interval; and the power of a planned study.
  */
 #include "law.h"
 
@@ -33,8 +33,8 @@ static Datum numbers_row(FunctionCallInfo fcinfo, const double *numbers, int n)
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
 }
 
-static void load_fit_argument(FunctionCallInfo fcinfo, struct tlaw_fit *fit, double (**draws)[TLAW_MAX_PARAMS],
-                              int *n_draws, struct law_request *request)
+static void load_fit_argument(FunctionCallInfo fcinfo, struct tlaw_fit *fit,
+                              double (**draws)[TLAW_MAX_PARAMS], int *n_draws, struct law_request *request)
 {
     tlaw_not_null(fcinfo, 0, "fit");
     law_load(PG_GETARG_INT64(0), fit, draws, n_draws, request);
@@ -66,7 +66,7 @@ Datum tlaw_compute_optimal(PG_FUNCTION_ARGS)
     struct tlaw_fit fit;
     struct tlaw_optimum o;
     struct tlaw_host host;
-    double (*draws)[TLAW_MAX_PARAMS], flops;
+    double(*draws)[TLAW_MAX_PARAMS], flops;
     int n_draws;
     MemoryContext context;
     Datum result;
@@ -75,11 +75,13 @@ Datum tlaw_compute_optimal(PG_FUNCTION_ARGS)
     tlaw_not_null(fcinfo, 1, "flops");
     flops = tlaw_number_argument("flops", PG_GETARG_FLOAT8(1), 1, 1e60);
     if (tlaw_form_info(fit.form)->n_variables < 2)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("fit: %s is a law of one variable", tlaw_form_info(fit.form)->name),
-                        errhint("A compute-optimal size needs a law of n_params and n_tokens, such as chinchilla.")));
+        ereport(
+            ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+             errmsg("fit: %s is a law of one variable", tlaw_form_info(fit.form)->name),
+             errhint("A compute-optimal size needs a law of n_params and n_tokens, such as chinchilla.")));
     context = tlaw_law_context(&host);
-    tlaw_fit_optimum(&host, &fit, (const double (*)[TLAW_MAX_PARAMS]) draws, n_draws, flops, &o);
+    tlaw_fit_optimum(&host, &fit, (const double(*)[TLAW_MAX_PARAMS]) draws, n_draws, flops, &o);
     MemoryContextDelete(context);
     result = numbers_row(fcinfo,
                          (double[]){o.n_params.value, o.n_params.low, o.n_params.high, o.n_tokens.value,
@@ -177,8 +179,8 @@ static int compare_candidates(const void *left, const void *right)
 }
 
 /* The candidates of a query: rows without a loss. */
-static struct candidate *read_candidates(const char *query, const struct tlaw_fit *fit, const struct law_request *from,
-                                         int64 *n)
+static struct candidate *read_candidates(const char *query, const struct tlaw_fit *fit,
+                                         const struct law_request *from, int64 *n)
 {
     struct law_source *source;
     struct candidate *candidates;
@@ -187,8 +189,8 @@ static struct candidate *read_candidates(const char *query, const struct tlaw_fi
     int64 i, *index;
 
     /* a candidate has no loss yet: law_rows gets one that it accepts */
-    source = law_open(psprintf("SELECT candidates.*, 1::pg_catalog.float8 AS \"no loss yet\" FROM (%s\n) candidates",
-                               query));
+    source = law_open(psprintf(
+        "SELECT candidates.*, 1::pg_catalog.float8 AS \"no loss yet\" FROM (%s\n) candidates", query));
     request.y = "no loss yet";
     if (request.x != NULL && !law_has_column(source, request.x))
         request.x = NULL;
@@ -289,7 +291,8 @@ Datum tlaw_check_runs(PG_FUNCTION_ARGS)
 /* (sizes, replicates, noise, alpha, irreducible_share, subset_noise, level) */
 Datum tlaw_power(PG_FUNCTION_ARGS)
 {
-    static const char *const names[] = {"sizes", "replicates", "noise", "alpha", NULL, "subset_noise", "level"};
+    static const char *const names[] = {"sizes", "replicates",   "noise", "alpha",
+                                        NULL,    "subset_noise", "level"};
     struct tlaw_plan plan;
     struct tlaw_host host;
     MemoryContext context;
@@ -301,8 +304,8 @@ Datum tlaw_power(PG_FUNCTION_ARGS)
     for (i = 0; i < lengthof(names); i++)
         if (names[i])
             tlaw_not_null(fcinfo, i, names[i]);
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &datums,
-                      &nulls, &plan.n_sizes);
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
+                      &datums, &nulls, &plan.n_sizes);
     sizes = palloc(sizeof(double) * Max(plan.n_sizes, 1));
     for (i = 0; i < plan.n_sizes; i++) {
         sizes[i] = tlaw_number_argument("sizes", nulls[i] ? NAN : DatumGetFloat8(datums[i]), 1e-300, 1e300);
@@ -314,12 +317,14 @@ Datum tlaw_power(PG_FUNCTION_ARGS)
     plan.replicates = (int) tlaw_count_argument("replicates", PG_GETARG_FLOAT8(1), 1, 1000000);
     plan.noise = tlaw_number_argument("noise", PG_GETARG_FLOAT8(2), 1e-12, 10);
     plan.alpha = tlaw_number_argument("alpha", PG_GETARG_FLOAT8(3), 1e-6, 100);
-    plan.irreducible_share = PG_ARGISNULL(4) ? -1 : tlaw_number_argument("irreducible_share", PG_GETARG_FLOAT8(4), 0, 0.999999);
+    plan.irreducible_share =
+        PG_ARGISNULL(4) ? -1 : tlaw_number_argument("irreducible_share", PG_GETARG_FLOAT8(4), 0, 0.999999);
     plan.subset_noise = tlaw_number_argument("subset_noise", PG_GETARG_FLOAT8(5), 0, 10);
     plan.level = tlaw_number_argument("level", PG_GETARG_FLOAT8(6), 0.5, 0.9999);
     if (distinct < (plan.irreducible_share < 0 ? 2 : 3))
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("sizes: %d different sizes", distinct),
-                        errhint("A power law needs 2, one with an irreducible loss 3.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("sizes: %d different sizes", distinct),
+                 errhint("A power law needs 2, one with an irreducible loss 3.")));
     context = tlaw_law_context(&host);
     tlaw_plan_power(&host, &plan, &se, &df, &half_width);
     MemoryContextDelete(context);

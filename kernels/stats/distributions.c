@@ -1,7 +1,7 @@
 /*
- * Distribution functions; see distributions.h.  Incomplete beta by Lentz's continued fraction, incomplete gamma by
- * series or continued fraction (Abramowitz & Stegun 26.5.8, 6.5.29, 6.5.31); quantiles by bisection on the
- * distribution function, which is monotone and cheap.
+ * Distribution functions; see distributions.h.  Incomplete beta by Lentz's continued fraction, incomplete
+ * gamma by series or continued fraction (Abramowitz & Stegun 26.5.8, 6.5.29, 6.5.31); quantiles by bisection
+ * on the distribution function, which is monotone and cheap.
  */
 #include "distributions.h"
 

@@ -1,6 +1,6 @@
 /*
- * Fits of scaling laws; see fit.h.  Preparation of the rows, the search from several starts, the bound at E = 0 and
- * the certificate.
+ * Fits of scaling laws; see fit.h.  Preparation of the rows, the search from several starts, the bound at E =
+ * 0 and the certificate.
  */
 #include "fit.h"
 
@@ -12,7 +12,8 @@
 
 enum {
     MAX_STARTS = 8,
-    SEARCH_ROWS = 2000, /* the search from several starts sees at most that many rows; the winner is polished on all */
+    SEARCH_ROWS =
+        2000, /* the search from several starts sees at most that many rows; the winner is polished on all */
     MAX_ITERATIONS = 400
 };
 
@@ -47,10 +48,11 @@ static int compare_rows(const void *left, const void *right)
 }
 
 /*
- * Copies rows to sorted in the order of compare_rows: radix sort by the first variable (the bits of positive doubles
- * order like integers), then each group of equal ones.
+ * Copies rows to sorted in the order of compare_rows: radix sort by the first variable (the bits of positive
+ * doubles order like integers), then each group of equal ones.
  */
-static void sort_rows(const struct tlaw_host *host, const struct tlaw_row *rows, size_t n, struct tlaw_row *sorted)
+static void sort_rows(const struct tlaw_host *host, const struct tlaw_row *rows, size_t n,
+                      struct tlaw_row *sorted)
 {
     enum { BITS = 11, BUCKETS = 1 << BITS };
     struct key {
@@ -119,7 +121,8 @@ static void number_clusters(const struct tlaw_host *host, const struct tlaw_row 
             data->cluster[i] = data->n_clusters++;
 }
 
-/* The form's variables in order; N is clipped to nothing, U to at most D. False with a message on a bad value. */
+/* The form's variables in order; N is clipped to nothing, U to at most D. False with a message on a bad
+ * value. */
 static bool check_row(const struct tlaw_form_info *info, const struct tlaw_row *row, char *message)
 {
     for (int v = 0; v < info->n_variables; v++)
@@ -139,9 +142,9 @@ static void set_loss(struct tlaw_data *data, const struct tlaw_fit_options *opti
     const struct tlaw_form_info *info = tlaw_form_info(data->form);
     double delta = options->delta > 0 ? options->delta : 1e-3;
     data->log_residuals = options->loss != TLAW_LOSS_SQUARED || data->form == TLAW_POWER_LAW;
-    data->delta = options->loss == TLAW_LOSS_HUBER                                       ? delta
+    data->delta = options->loss == TLAW_LOSS_HUBER                              ? delta
                   : options->loss == TLAW_LOSS_OF_FORM && isfinite(info->delta) ? delta
-                                                                                         : INFINITY;
+                                                                                : INFINITY;
 }
 
 struct tlaw_data *tlaw_fit_data(const struct tlaw_host *host, const struct tlaw_row *rows, size_t n,
@@ -208,7 +211,8 @@ static bool evaluate(const struct tlaw_problem *problem, const double *params, s
     return true;
 }
 
-void tlaw_fit_problem(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_problem *problem)
+void tlaw_fit_problem(const struct tlaw_host *host, const struct tlaw_data *data,
+                      struct tlaw_problem *problem)
 {
     const struct tlaw_form_info *info = tlaw_form_info(data->form);
     *problem = (struct tlaw_problem){.n_rows = data->n,
@@ -223,7 +227,8 @@ void tlaw_fit_problem(const struct tlaw_host *host, const struct tlaw_data *data
 
 /* ---- what can be identified ---- */
 
-/* Number of distinct values of a variable (or of the loss, v < 0) among the rows with weight, up to `enough`. */
+/* Number of distinct values of a variable (or of the loss, v < 0) among the rows with weight, up to `enough`.
+ */
 static int distinct_values(const struct tlaw_data *data, int v, int enough)
 {
     double seen[8];
@@ -243,8 +248,8 @@ static bool identifiable(const struct tlaw_data *data, struct tlaw_fit *fit)
 {
     const struct tlaw_form_info *info = tlaw_form_info(data->form);
     if (fit->n < (size_t) info->n_params + 1) {
-        tlaw_fit_say(fit->message, "%zu rows: %s has %d parameters and needs at least %d rows", fit->n, info->name,
-                     info->n_params, info->n_params + 1);
+        tlaw_fit_say(fit->message, "%zu rows: %s has %d parameters and needs at least %d rows", fit->n,
+                     info->name, info->n_params, info->n_params + 1);
         return false;
     }
     for (int v = 0; v < info->n_variables && v < 2; v++) {
@@ -269,13 +274,14 @@ struct candidate {
     bool at_bound;
 };
 
-static void solve_candidate(const struct tlaw_problem *problem, int irreducible, const double *start, int iterations,
-                            struct candidate *candidate)
+static void solve_candidate(const struct tlaw_problem *problem, int irreducible, const double *start,
+                            int iterations, struct candidate *candidate)
 {
     tlaw_solve(problem, start, iterations, &candidate->unbound);
     candidate->bound = candidate->unbound;
     candidate->at_bound = false;
-    if (irreducible >= 0 && iterations > 0 && (!candidate->unbound.valid || candidate->unbound.params[irreducible] < 0)) {
+    if (irreducible >= 0 && iterations > 0 &&
+        (!candidate->unbound.valid || candidate->unbound.params[irreducible] < 0)) {
         struct tlaw_problem restricted = *problem;
         double moved[TLAW_MAX_PARAMS];
         memcpy(moved, start, sizeof moved);
@@ -308,8 +314,10 @@ static const struct tlaw_data *thin(const struct tlaw_host *host, const struct t
     return thinned;
 }
 
-/* Bits of the parameters that no row depends on at params: moving one by its whole size moves no loss by 1e-8. */
-static uint32_t unseen_parameters(const struct tlaw_problem *problem, const struct tlaw_data *data, const double *params)
+/* Bits of the parameters that no row depends on at params: moving one by its whole size moves no loss by
+ * 1e-8. */
+static uint32_t unseen_parameters(const struct tlaw_problem *problem, const struct tlaw_data *data,
+                                  const double *params)
 {
     double residuals[TLAW_SOLVER_BLOCK], jacobian[TLAW_SOLVER_BLOCK * TLAW_MAX_PARAMS];
     uint32_t unseen = (1u << problem->n_params) - 1;
@@ -435,8 +443,9 @@ static void certify(const struct tlaw_data *data, const struct candidate *best, 
         if (fit->unseen >> j & 1)
             fit->natural[j] = NAN;
     if (!fit->converged)
-        tlaw_fit_say(fit->message, "not converged: scaled gradient %.1e (%.0e asked for), relative offset %.1e (%.0e)",
-                     fit->gradient_norm, TLAW_GRADIENT_TOLERANCE, fit->relative_offset, TLAW_OFFSET_TOLERANCE);
+        tlaw_fit_say(
+            fit->message, "not converged: scaled gradient %.1e (%.0e asked for), relative offset %.1e (%.0e)",
+            fit->gradient_norm, TLAW_GRADIENT_TOLERANCE, fit->relative_offset, TLAW_OFFSET_TOLERANCE);
     if (fit->at_bound)
         tlaw_fit_say(fit->message, "the irreducible loss is at its bound, 0");
 }
@@ -472,7 +481,8 @@ void tlaw_fit_prepared(const struct tlaw_host *host, const struct tlaw_data *dat
         fit->n += data->weights[i] > 0;
     if (!identifiable(data, fit))
         return;
-    if (!(options->start ? from_start(host, data, options, fit, &best) : search(host, data, fit, &best, &second))) {
+    if (!(options->start ? from_start(host, data, options, fit, &best)
+                         : search(host, data, fit, &best, &second))) {
         tlaw_fit_say(fit->message, "no start gave a finite objective");
         return;
     }
@@ -484,7 +494,8 @@ void tlaw_fit_prepared(const struct tlaw_host *host, const struct tlaw_data *dat
         fit->second_objective = second.objective * (isfinite(data->delta) ? 1 : 2);
         if (tlaw_form_to_natural(data->form, second.params, data->centre, natural))
             for (int j = 0; j < tlaw_form_info(data->form)->n_params; j++)
-                fit->second_distance = fmax(fit->second_distance, fabs(natural[j] - fit->natural[j]) / fit->se[j]);
+                fit->second_distance =
+                    fmax(fit->second_distance, fabs(natural[j] - fit->natural[j]) / fit->se[j]);
     }
 }
 

@@ -1,8 +1,8 @@
 /*
  * Fits of scaling laws: data in, certified parameters with intervals out.
  *
- * A fit is a pure function of the set of rows and the options: rows are sorted before anything else.  What cannot be
- * identified is NaN, with the reason in `message`.
+ * A fit is a pure function of the set of rows and the options: rows are sorted before anything else.  What
+ * cannot be identified is NaN, with the reason in `message`.
  */
 #ifndef TLAW_FIT_H
 #define TLAW_FIT_H
@@ -18,10 +18,10 @@ struct tlaw_row {
 };
 
 enum tlaw_loss {
-    TLAW_LOSS_OF_FORM,    /* Huber with delta 1e-3 for surfaces, squares of log residuals for one variable */
-    TLAW_LOSS_HUBER,      /* Huber on log residuals */
+    TLAW_LOSS_OF_FORM, /* Huber with delta 1e-3 for surfaces, squares of log residuals for one variable */
+    TLAW_LOSS_HUBER,   /* Huber on log residuals */
     TLAW_LOSS_LOG_SQUARED,
-    TLAW_LOSS_SQUARED     /* squares of the loss itself (a power law stays a line in log-log) */
+    TLAW_LOSS_SQUARED /* squares of the loss itself (a power law stays a line in log-log) */
 };
 
 struct tlaw_fit_options {
@@ -60,13 +60,14 @@ struct tlaw_fit {
     double objective; /* sum of Huber's function, or of squares */
     double gradient_norm, relative_offset;
     int iterations, starts, starts_reached;
-    double second_objective, second_distance; /* next basin, and its distance in standard errors; NaN: none seen */
+    double second_objective,
+        second_distance; /* next basin, and its distance in standard errors; NaN: none seen */
 
     /* parameters: working at `centre`, natural (fit_forms.h); NaN where not identified */
     double centre[TLAW_MAX_VARIABLES];
     double working[TLAW_MAX_PARAMS], natural[TLAW_MAX_PARAMS];
-    uint32_t unseen;  /* bit j: no row depends on parameter j, it is held where the search left it */
-    bool at_bound;    /* the irreducible loss would be negative and is held at 0 */
+    uint32_t unseen; /* bit j: no row depends on parameter j, it is held where the search left it */
+    bool at_bound;   /* the irreducible loss would be negative and is held at 0 */
     double unbound[TLAW_MAX_PARAMS]; /* working parameters without that bound */
     double unbound_objective;
     bool unbound_converged;
@@ -74,8 +75,8 @@ struct tlaw_fit {
     /* inference, of natural parameters */
     double covariance[TLAW_MAX_PARAMS * TLAW_MAX_PARAMS];
     double se[TLAW_MAX_PARAMS], low[TLAW_MAX_PARAMS], high[TLAW_MAX_PARAMS];
-    double df;          /* of Student's t behind se */
-    double noise;       /* standard deviation of log residuals */
+    double df;            /* of Student's t behind se */
+    double noise;         /* standard deviation of log residuals */
     double irreducible_p; /* of E = 0 against E > 0 */
     double curvature_p;   /* of no quadratic term in the logarithms */
     char message[512];
@@ -86,7 +87,8 @@ struct tlaw_data *tlaw_fit_data(const struct tlaw_host *host, const struct tlaw_
                                 enum tlaw_form form, const struct tlaw_fit_options *options, char *message);
 
 /* The problem of a data set; data must outlive it. */
-void tlaw_fit_problem(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_problem *problem);
+void tlaw_fit_problem(const struct tlaw_host *host, const struct tlaw_data *data,
+                      struct tlaw_problem *problem);
 
 /* Fits. Never fails: fit->fitted and fit->message say what happened. */
 void tlaw_fit_run(const struct tlaw_host *host, const struct tlaw_row *rows, size_t n, enum tlaw_form form,
@@ -103,12 +105,13 @@ int tlaw_fit_starts(const struct tlaw_host *host, const struct tlaw_data *data, 
 void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit);
 
 struct tlaw_prediction {
-    double loss, se;               /* se: of the law, by the delta method */
-    double low, high;              /* interval of the law at fit->level */
-    double run_low, run_high;      /* interval of one new run: its noise added */
+    double loss, se;          /* se: of the law, by the delta method */
+    double low, high;         /* interval of the law at fit->level */
+    double run_low, run_high; /* interval of one new run: its noise added */
 };
 /* variables: natural units. All NaN where the law or its covariance is not known. */
-void tlaw_fit_predict(const struct tlaw_fit *fit, const double *variables, struct tlaw_prediction *prediction);
+void tlaw_fit_predict(const struct tlaw_fit *fit, const double *variables,
+                      struct tlaw_prediction *prediction);
 
 /* Appends to fit->message, "; " between reasons. */
 void tlaw_fit_say(char *message, const char *format, ...) __attribute__((format(printf, 2, 3)));

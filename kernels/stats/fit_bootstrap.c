@@ -92,8 +92,8 @@ static bool refit(const struct tlaw_host *host, const struct sample *sample, con
     return tlaw_form_to_natural(fit->form, solution.params, sample->data.centre, natural);
 }
 
-void tlaw_fit_bootstrap(const struct tlaw_host *host, const struct tlaw_data *data, const struct tlaw_fit *fit,
-                        struct tlaw_bootstrap *bootstrap)
+void tlaw_fit_bootstrap(const struct tlaw_host *host, const struct tlaw_data *data,
+                        const struct tlaw_fit *fit, struct tlaw_bootstrap *bootstrap)
 {
     struct sample sample = {.data = *data};
     size_t n = data->n + 1;
@@ -140,7 +140,8 @@ void tlaw_fit_use_bootstrap(const struct tlaw_host *host, const struct tlaw_boot
                             struct tlaw_fit *fit)
 {
     int n_params = tlaw_form_info(fit->form)->n_params, n = 0;
-    double mean[P] = {0}, *values = host->allocate(host->argument, sizeof(double) * (size_t) bootstrap->draws);
+    double mean[P] = {0},
+           *values = host->allocate(host->argument, sizeof(double) * (size_t) bootstrap->draws);
 
     if (bootstrap->draws - bootstrap->failed < 2 || bootstrap->failed > bootstrap->draws / 2) {
         tlaw_fit_say(fit->message, "%d of %d bootstrap refits did not converge: no intervals from them",
@@ -168,5 +169,6 @@ void tlaw_fit_use_bootstrap(const struct tlaw_host *host, const struct tlaw_boot
         fit->high[j] = tlaw_sorted_quantile(values, (size_t) used, 0.5 + 0.5 * fit->level);
     }
     if (bootstrap->failed > 0)
-        tlaw_fit_say(fit->message, "%d of %d bootstrap refits did not converge", bootstrap->failed, bootstrap->draws);
+        tlaw_fit_say(fit->message, "%d of %d bootstrap refits did not converge", bootstrap->failed,
+                     bootstrap->draws);
 }

@@ -23,11 +23,11 @@ double tlaw_draw_uniform(uint64_t seed, uint64_t stream, uint64_t index);
 double tlaw_draw_normal(uint64_t seed, uint64_t stream, uint64_t index);
 
 /* Fills bootstrap->params. fit: converged, made on data. A pure function of data, fit, draws and seed. */
-void tlaw_fit_bootstrap(const struct tlaw_host *host, const struct tlaw_data *data, const struct tlaw_fit *fit,
-                        struct tlaw_bootstrap *bootstrap);
+void tlaw_fit_bootstrap(const struct tlaw_host *host, const struct tlaw_data *data,
+                        const struct tlaw_fit *fit, struct tlaw_bootstrap *bootstrap);
 
-/* Puts standard deviations, percentile intervals and the covariance of the draws into fit. Says why not when fewer
- * than half converged. */
+/* Puts standard deviations, percentile intervals and the covariance of the draws into fit. Says why not when
+ * fewer than half converged. */
 void tlaw_fit_use_bootstrap(const struct tlaw_host *host, const struct tlaw_bootstrap *bootstrap,
                             struct tlaw_fit *fit);
 

@@ -5,31 +5,91 @@
 #include <string.h>
 
 static const struct tlaw_form_info forms[TLAW_FORMS] = {
-    [TLAW_POWER_LAW] = {.name = "power_law", .n_variables = 1, .n_params = 2, .variables = {"x"},
-                        .params = {"ln_a", "alpha"}, .irreducible = -1, .a = 0, .b = -1, .alpha = 1, .beta = -1,
-                        .distinct = 2, .delta = INFINITY},
-    [TLAW_POWER_LAW_OFFSET] = {.name = "power_law_offset", .n_variables = 1, .n_params = 3, .variables = {"x"},
-                               .params = {"irreducible", "ln_a", "alpha"}, .irreducible = 0, .a = 1, .b = -1,
-                               .alpha = 2, .beta = -1, .distinct = 3, .delta = INFINITY},
-    [TLAW_CHINCHILLA] = {.name = "chinchilla", .n_variables = 2, .n_params = 5,
+    [TLAW_POWER_LAW] = {.name = "power_law",
+                        .n_variables = 1,
+                        .n_params = 2,
+                        .variables = {"x"},
+                        .params = {"ln_a", "alpha"},
+                        .irreducible = -1,
+                        .a = 0,
+                        .b = -1,
+                        .alpha = 1,
+                        .beta = -1,
+                        .distinct = 2,
+                        .delta = INFINITY},
+    [TLAW_POWER_LAW_OFFSET] = {.name = "power_law_offset",
+                               .n_variables = 1,
+                               .n_params = 3,
+                               .variables = {"x"},
+                               .params = {"irreducible", "ln_a", "alpha"},
+                               .irreducible = 0,
+                               .a = 1,
+                               .b = -1,
+                               .alpha = 2,
+                               .beta = -1,
+                               .distinct = 3,
+                               .delta = INFINITY},
+    [TLAW_CHINCHILLA] = {.name = "chinchilla",
+                         .n_variables = 2,
+                         .n_params = 5,
                          .variables = {"n_params", "n_tokens"},
-                         .params = {"irreducible", "ln_a", "ln_b", "alpha", "beta"}, .irreducible = 0, .a = 1,
-                         .b = 2, .alpha = 3, .beta = 4, .distinct = 3, .delta = 1e-3},
-    [TLAW_KAPLAN] = {.name = "kaplan", .n_variables = 2, .n_params = 4, .variables = {"n_params", "n_tokens"},
-                     .params = {"ln_a", "ln_b", "alpha", "beta"}, .irreducible = -1, .a = 0, .b = 1, .alpha = 2,
-                     .beta = 3, .distinct = 2, .delta = 1e-3},
-    [TLAW_DATA_CONSTRAINED] = {.name = "data_constrained", .n_variables = 3, .n_params = 7,
+                         .params = {"irreducible", "ln_a", "ln_b", "alpha", "beta"},
+                         .irreducible = 0,
+                         .a = 1,
+                         .b = 2,
+                         .alpha = 3,
+                         .beta = 4,
+                         .distinct = 3,
+                         .delta = 1e-3},
+    [TLAW_KAPLAN] = {.name = "kaplan",
+                     .n_variables = 2,
+                     .n_params = 4,
+                     .variables = {"n_params", "n_tokens"},
+                     .params = {"ln_a", "ln_b", "alpha", "beta"},
+                     .irreducible = -1,
+                     .a = 0,
+                     .b = 1,
+                     .alpha = 2,
+                     .beta = 3,
+                     .distinct = 2,
+                     .delta = 1e-3},
+    [TLAW_DATA_CONSTRAINED] = {.name = "data_constrained",
+                               .n_variables = 3,
+                               .n_params = 7,
                                .variables = {"n_params", "n_tokens", "unique_tokens"},
                                .params = {"irreducible", "ln_a", "ln_b", "alpha", "beta", "ln_repeat_tokens",
                                           "ln_repeat_params"},
-                               .irreducible = 0, .a = 1, .b = 2, .alpha = 3, .beta = 4, .distinct = 3,
+                               .irreducible = 0,
+                               .a = 1,
+                               .b = 2,
+                               .alpha = 3,
+                               .beta = 4,
+                               .distinct = 3,
                                .delta = 1e-3},
-    [TLAW_FARSEER] = {.name = "farseer", .n_variables = 2, .n_params = 9, .variables = {"n_params", "n_tokens"},
-                      .params = {"s", "q", "S", "B", "b", "Q", "A", "a", "E"}, .irreducible = -1, .a = -1, .b = -1,
-                      .alpha = -1, .beta = -1, .distinct = 4, .delta = 1e-3},
-    [TLAW_SATURATING] = {.name = "saturating", .n_variables = 1, .n_params = 4, .variables = {"x"},
-                         .params = {"irreducible", "ln_a", "ln_b", "alpha"}, .irreducible = 0, .a = 1, .b = 2,
-                         .alpha = 3, .beta = -1, .distinct = 4, .delta = INFINITY},
+    [TLAW_FARSEER] = {.name = "farseer",
+                      .n_variables = 2,
+                      .n_params = 9,
+                      .variables = {"n_params", "n_tokens"},
+                      .params = {"s", "q", "S", "B", "b", "Q", "A", "a", "E"},
+                      .irreducible = -1,
+                      .a = -1,
+                      .b = -1,
+                      .alpha = -1,
+                      .beta = -1,
+                      .distinct = 4,
+                      .delta = 1e-3},
+    [TLAW_SATURATING] = {.name = "saturating",
+                         .n_variables = 1,
+                         .n_params = 4,
+                         .variables = {"x"},
+                         .params = {"irreducible", "ln_a", "ln_b", "alpha"},
+                         .irreducible = 0,
+                         .a = 1,
+                         .b = 2,
+                         .alpha = 3,
+                         .beta = -1,
+                         .distinct = 4,
+                         .delta = INFINITY},
 };
 
 const struct tlaw_form_info *tlaw_form_info(enum tlaw_form form)
@@ -96,14 +156,15 @@ static double kaplan(const double *p, const double *x, double *g)
 }
 
 /*
- * Effective size ln(U (1 + R* (1 - exp(-R/R*)))), R = exp(x - u) - 1 repetitions of u = ln U; by_u and by_r: its
- * derivatives by u and by ln R*.
+ * Effective size ln(U (1 + R* (1 - exp(-R/R*)))), R = exp(x - u) - 1 repetitions of u = ln U; by_u and by_r:
+ * its derivatives by u and by ln R*.
  */
 static double effective(double x, double u, double r_star, double *by_u, double *by_r)
 {
     double r = expm1(fmax(x - u, 0)), t = r / r_star, e = exp(-t), sum = 1 - r_star * expm1(-t);
     *by_u = 1 - e * (r + 1) / sum;
-    *by_r = (t < 1e-4 ? r * t * (0.5 - t / 3) : -r_star * expm1(-t) - r * e) / sum; /* the difference cancels */
+    *by_r =
+        (t < 1e-4 ? r * t * (0.5 - t / 3) : -r_star * expm1(-t) - r * e) / sum; /* the difference cancels */
     return u + log(sum);
 }
 
@@ -143,7 +204,8 @@ static double box_cox(double x, double q, double *by_q)
     return expm1(t) / q;
 }
 
-/* Working: three functions p0 + p1 box_cox(n, p2) for ln of the floor, ln of the data term, ln of the data exponent. */
+/* Working: three functions p0 + p1 box_cox(n, p2) for ln of the floor, ln of the data term, ln of the data
+ * exponent. */
 static double farseer(const double *p, const double *x, double *g)
 {
     double c[3], by_q[3], u[3];
@@ -275,7 +337,8 @@ bool tlaw_form_from_natural(enum tlaw_form form, const double *natural, const do
     }
 }
 
-double tlaw_form_predict(enum tlaw_form form, const double *natural, const double *variables, double *gradient)
+double tlaw_form_predict(enum tlaw_form form, const double *natural, const double *variables,
+                         double *gradient)
 {
     static const double zero[TLAW_MAX_VARIABLES];
     double x[TLAW_MAX_VARIABLES] = {0}, working[TLAW_MAX_PARAMS], moved[TLAW_MAX_PARAMS];

@@ -1,9 +1,9 @@
 /*
  * The forms of scaling laws: their variables, parameters, values and gradients.
  *
- * A form is fitted in working parameters, over logarithms of the variables less their means ("centred"): that takes
- * the correlation of prefactor and exponent away.  Users see natural parameters, with ln in front of those that are
- * stored as logarithms.
+ * A form is fitted in working parameters, over logarithms of the variables less their means ("centred"): that
+ * takes the correlation of prefactor and exponent away.  Users see natural parameters, with ln in front of
+ * those that are stored as logarithms.
  */
 #ifndef TLAW_FIT_FORMS_H
 #define TLAW_FIT_FORMS_H
@@ -21,10 +21,7 @@ enum tlaw_form {
     TLAW_FORMS
 };
 
-enum {
-    TLAW_MAX_VARIABLES = 3,
-    TLAW_MAX_PARAMS = TLAW_SOLVER_MAX_PARAMS
-};
+enum { TLAW_MAX_VARIABLES = 3, TLAW_MAX_PARAMS = TLAW_SOLVER_MAX_PARAMS };
 
 /* Places of the parameters that the composite type of the aggregates names; -1: the form has none. */
 struct tlaw_form_info {
@@ -45,17 +42,19 @@ const struct tlaw_form_info *tlaw_form_info(enum tlaw_form form);
 enum tlaw_form tlaw_form_named(const char *name);
 
 /*
- * Value of the law at centred log variables x, and its gradient by working parameters unless NULL. NaN outside the
- * form's domain.
+ * Value of the law at centred log variables x, and its gradient by working parameters unless NULL. NaN
+ * outside the form's domain.
  */
 double tlaw_form_value(enum tlaw_form form, const double *working, const double *x, double *gradient);
 
 /* Between working parameters at a centre and natural ones. False where the natural form does not exist. */
 bool tlaw_form_to_natural(enum tlaw_form form, const double *working, const double *centre, double *natural);
-bool tlaw_form_from_natural(enum tlaw_form form, const double *natural, const double *centre, double *working);
+bool tlaw_form_from_natural(enum tlaw_form form, const double *natural, const double *centre,
+                            double *working);
 
-/* The law at natural parameters and positive variables; its gradient by natural parameters unless NULL (central
- * differences). NaN outside the domain. */
-double tlaw_form_predict(enum tlaw_form form, const double *natural, const double *variables, double *gradient);
+/* The law at natural parameters and positive variables; its gradient by natural parameters unless NULL
+ * (central differences). NaN outside the domain. */
+double tlaw_form_predict(enum tlaw_form form, const double *natural, const double *variables,
+                         double *gradient);
 
 #endif

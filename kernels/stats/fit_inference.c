@@ -1,16 +1,16 @@
 /*
  * Covariance, intervals and tests of a fit.
  *
- * Every interval and test rests on one statistic: the efficient score of a direction (a parameter, or a quadratic term
- * that the law lacks), that is the part of its column of the Jacobian that the other parameters cannot imitate, summed
- * against rho'(residual).  Its scale comes from
- *   - the residuals' variance, where rows are independent and the loss is squares of logarithms (then the signed root
- *     of the F statistic of the profile is used instead, exact when the law is linear) or Huber's;
- *   - the clusters' own contributions otherwise (rows count as clusters when squares of the loss itself are fitted,
- *     whose variance grows with the loss), with the bias correction of Bell and McCaffrey (CR2, here for one
- *     direction) and Satterthwaite's degrees of freedom: exact for balanced clusters.
- * Intervals are inversions of that test along the profile of the parameter, so they follow the curvature of the law
- * and do not depend on its parametrisation.
+ * Every interval and test rests on one statistic: the efficient score of a direction (a parameter, or a
+ * quadratic term that the law lacks), that is the part of its column of the Jacobian that the other
+ * parameters cannot imitate, summed against rho'(residual).  Its scale comes from
+ *   - the residuals' variance, where rows are independent and the loss is squares of logarithms (then the
+ * signed root of the F statistic of the profile is used instead, exact when the law is linear) or Huber's;
+ *   - the clusters' own contributions otherwise (rows count as clusters when squares of the loss itself are
+ * fitted, whose variance grows with the loss), with the bias correction of Bell and McCaffrey (CR2, here for
+ * one direction) and Satterthwaite's degrees of freedom: exact for balanced clusters. Intervals are
+ * inversions of that test along the profile of the parameter, so they follow the curvature of the law and do
+ * not depend on its parametrisation.
  */
 #include "fit.h"
 
@@ -23,9 +23,9 @@
 
 enum {
     P = TLAW_MAX_PARAMS,
-    PROFILE_ROWS = 4000,  /* beyond, Wald's intervals: the law is as good as linear within them */
-    NOISE_ROWS = 20000,   /* rows that the median of |residual| is taken from */
-    SATTERTHWAITE = 400   /* clusters up to which the degrees of freedom are computed in full */
+    PROFILE_ROWS = 4000, /* beyond, Wald's intervals: the law is as good as linear within them */
+    NOISE_ROWS = 20000,  /* rows that the median of |residual| is taken from */
+    SATTERTHWAITE = 400  /* clusters up to which the degrees of freedom are computed in full */
 };
 
 struct contribution {
@@ -40,11 +40,11 @@ struct inference {
     struct contribution *clusters;
     bool by_cluster;
     int n_params;
-    double n, df;         /* rows with weight; n less parameters */
-    double psi_square;    /* sum of rho'(r)^2 at the minimum */
-    double window;        /* rows with |residual| within it stand for the density at 0 (INFINITY: least squares) */
-    double density;       /* what each of them adds to the curvature (1: least squares) */
-    double inside;        /* their share of the rows */
+    double n, df;      /* rows with weight; n less parameters */
+    double psi_square; /* sum of rho'(r)^2 at the minimum */
+    double window;  /* rows with |residual| within it stand for the density at 0 (INFINITY: least squares) */
+    double density; /* what each of them adds to the curvature (1: least squares) */
+    double inside;  /* their share of the rows */
     double base_objective; /* without the bound at E = 0 */
 };
 
@@ -59,8 +59,8 @@ struct statistic {
 
 /* ---- the efficient score ---- */
 
-static double target_column(const struct inference *inf, struct direction direction, const double *jacobian, size_t i,
-                            double residual)
+static double target_column(const struct inference *inf, struct direction direction, const double *jacobian,
+                            size_t i, double residual)
 {
     if (direction.param >= 0)
         return jacobian[direction.param];
@@ -77,11 +77,12 @@ static bool load_block(const struct inference *inf, const double *params, size_t
 {
     size_t left = inf->problem.n_rows - first;
     block->count = left < TLAW_SOLVER_BLOCK ? left : TLAW_SOLVER_BLOCK;
-    return inf->problem.evaluate(&inf->problem, params, first, block->count, block->residuals, block->jacobian);
+    return inf->problem.evaluate(&inf->problem, params, first, block->count, block->residuals,
+                                 block->jacobian);
 }
 
-/* QR triangle of [nuisance | target | psi] over the rows that have curvature (Powell's estimate: the noise may vary
- * along the law); false when the model cannot be evaluated. */
+/* QR triangle of [nuisance | target | psi] over the rows that have curvature (Powell's estimate: the noise
+ * may vary along the law); false when the model cannot be evaluated. */
 static bool triangle(const struct inference *inf, const double *params, const int *nuisance, int n,
                      struct direction direction, double *r)
 {
@@ -109,7 +110,8 @@ static bool triangle(const struct inference *inf, const double *params, const in
     return true;
 }
 
-/* Sums of the score over all rows, in all and by cluster; coef: the target's projection on the nuisance columns. */
+/* Sums of the score over all rows, in all and by cluster; coef: the target's projection on the nuisance
+ * columns. */
 static bool contributions(const struct inference *inf, const double *params, const int *nuisance, int n,
                           struct direction direction, const double *r, const double *coef,
                           struct contribution *total)
@@ -128,7 +130,8 @@ static bool contributions(const struct inference *inf, const double *params, con
             double part = target_column(inf, direction, jacobian, first + i, block.residuals[i]);
             for (int k = 0; k < n; k++)
                 part -= coef[k] * jacobian[nuisance[k]];
-            cluster->score += w * part * fmax(-inf->problem.delta, fmin(inf->problem.delta, block.residuals[i]));
+            cluster->score +=
+                w * part * fmax(-inf->problem.delta, fmin(inf->problem.delta, block.residuals[i]));
             cluster->information += w * part * part;
             for (int k = 0; k < n && g > 0; k++)
                 cluster->z[k] += w * part * jacobian[nuisance[k]];
@@ -155,8 +158,8 @@ static double dot(const double *a, const double *b, int n)
 }
 
 /*
- * Scale of the summed score by the clusters' contributions about their share of the sum: sum_k a_k (s_k - w_k S / W)^2,
- * a_k chosen so that every term is unbiased when rows are independent and alike.
+ * Scale of the summed score by the clusters' contributions about their share of the sum: sum_k a_k (s_k - w_k
+ * S / W)^2, a_k chosen so that every term is unbiased when rows are independent and alike.
  */
 static bool cluster_scale(const struct inference *inf, int n, bool want_df, double *variance, double *df)
 {
@@ -192,7 +195,8 @@ static bool cluster_scale(const struct inference *inf, int n, bool want_df, doub
     return *variance > 0 && *df > 0;
 }
 
-/* The statistic at params, where all parameters but `fixed` and the direction are at their restricted minimum. */
+/* The statistic at params, where all parameters but `fixed` and the direction are at their restricted
+ * minimum. */
 static bool score_statistic(const struct inference *inf, const double *params, uint32_t fixed,
                             struct direction direction, bool want_df, struct statistic *out)
 {
@@ -214,7 +218,8 @@ static bool score_statistic(const struct inference *inf, const double *params, u
     total.information = width * width; /* all that least squares on independent rows needs */
     total.score = width * r[n * columns + n + 1];
     bool needed = inf->by_cluster || isfinite(inf->problem.delta);
-    if (!(total.information > 0) || (needed && !contributions(inf, params, nuisance, n, direction, r, coef, &total)))
+    if (!(total.information > 0) ||
+        (needed && !contributions(inf, params, nuisance, n, direction, r, coef, &total)))
         return false;
     double variance = inf->psi_square / inf->df * total.information;
     out->df = inf->df;
@@ -223,7 +228,8 @@ static bool score_statistic(const struct inference *inf, const double *params, u
             return false;
     } else if (!isfinite(inf->problem.delta) && direction.param < 0) {
         out->df = inf->df - 1; /* the noise of the model with the further term */
-        variance = (inf->psi_square - total.score * total.score / total.information) / out->df * total.information;
+        variance =
+            (inf->psi_square - total.score * total.score / total.information) / out->df * total.information;
     }
     out->t = -total.score / sqrt(variance);
     out->scale = sqrt(variance) / (width * width * inf->density);
@@ -456,8 +462,8 @@ static bool profile_statistic(const struct inference *inf, int j, double value, 
 }
 
 /*
- * Where |t| reaches `critical` on one side (-1, 1) of the estimate: secant steps inside a bracket. NAN when it never
- * does within 60 standard errors, or at `floor` (then *open is set).
+ * Where |t| reaches `critical` on one side (-1, 1) of the estimate: secant steps inside a bracket. NAN when
+ * it never does within 60 standard errors, or at `floor` (then *open is set).
  */
 static double invert_profile(const struct inference *inf, int j, const double *base, int side, double se,
                              double critical, double floor, bool *open)
@@ -513,7 +519,8 @@ static double student_critical(double level, double df)
     return tlaw_student_quantile(0.5 + 0.5 * level, df);
 }
 
-/* The interval of natural parameter j by inversion; base: unbounded minimum in the working coordinates of inf. */
+/* The interval of natural parameter j by inversion; base: unbounded minimum in the working coordinates of
+ * inf. */
 static void profile_interval(const struct inference *inf, int j, const double *base)
 {
     struct tlaw_fit *fit = inf->fit;
@@ -532,7 +539,8 @@ static void profile_interval(const struct inference *inf, int j, const double *b
             return;
     }
     double critical = student_critical(fit->level, df);
-    fit->low[j] = invert_profile(inf, j, base, -1, se, critical, exponent ? 1e-3 * base[j] : -INFINITY, &open_low);
+    fit->low[j] =
+        invert_profile(inf, j, base, -1, se, critical, exponent ? 1e-3 * base[j] : -INFINITY, &open_low);
     fit->high[j] = invert_profile(inf, j, base, 1, se, critical, -INFINITY, &open_high);
     if (open_low && exponent)
         fit->low[j] = 0;
@@ -549,7 +557,8 @@ static void profile_interval(const struct inference *inf, int j, const double *b
 }
 
 /* The same problem with logarithms that are not centred: natural parameters are its working ones. */
-static bool uncentred(const struct inference *inf, struct inference *moved, struct tlaw_data *data, double *base)
+static bool uncentred(const struct inference *inf, struct inference *moved, struct tlaw_data *data,
+                      double *base)
 {
     static const double zero[TLAW_MAX_VARIABLES];
     double natural[P];
@@ -632,7 +641,8 @@ void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, 
     struct inference inf = {.host = host, .data = data, .fit = fit, .n_params = info->n_params};
 
     tlaw_fit_problem(host, data, &inf.problem);
-    if (fit->at_bound && !fit->unbound_converged) { /* without the bound the law has no minimum: E stays at 0 */
+    if (fit->at_bound &&
+        !fit->unbound_converged) { /* without the bound the law has no minimum: E stays at 0 */
         inf.problem.fixed = 1u << info->irreducible;
         memcpy(fit->unbound, fit->working, sizeof fit->unbound);
         fit->unbound_objective = fit->objective * (isfinite(data->delta) ? 1 : 0.5);
@@ -650,7 +660,8 @@ void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, 
         return;
     }
     if (data->clustered && data->n_clusters < 2) {
-        tlaw_fit_say(fit->message, "one cluster: its noise cannot be told from the law, so there are no intervals");
+        tlaw_fit_say(fit->message,
+                     "one cluster: its noise cannot be told from the law, so there are no intervals");
         return;
     }
     if (!set_covariance(&inf))

@@ -1,7 +1,7 @@
 /*
- * Approaches 1 and 2 of Hoffmann et al. to the compute-optimal size; see fit_use.h.  Approach 3 is the fit of the
- * surface.  Approach 2 reads a curve as a parabola: with alpha != beta it is biased without any noise, which the caller
- * finds by running it on the fitted surface's own losses.
+ * Approaches 1 and 2 of Hoffmann et al. to the compute-optimal size; see fit_use.h.  Approach 3 is the fit of
+ * the surface.  Approach 2 reads a curve as a parabola: with alpha != beta it is biased without any noise,
+ * which the caller finds by running it on the fitted surface's own losses.
  */
 #include "fit_use.h"
 
@@ -38,13 +38,14 @@ static struct spot *spots_of(const struct tlaw_host *host, const struct tlaw_row
 {
     struct spot *spots = host->allocate(host->argument, sizeof *spots * (n + 1));
     for (size_t i = 0; i < n; i++)
-        spots[i] = (struct spot){log(TLAW_FLOPS_PER_PARAM_TOKEN * rows[i].x[0] * rows[i].x[1]), log(rows[i].x[0]),
-                                 log(rows[i].loss)};
+        spots[i] = (struct spot){log(TLAW_FLOPS_PER_PARAM_TOKEN * rows[i].x[0] * rows[i].x[1]),
+                                 log(rows[i].x[0]), log(rows[i].loss)};
     qsort(spots, n, sizeof *spots, order);
     return spots;
 }
 
-/* Vertex of the least-squares parabola through spots[0 .. n - 1]; NAN when it does not open upwards inside them. */
+/* Vertex of the least-squares parabola through spots[0 .. n - 1]; NAN when it does not open upwards inside
+ * them. */
 static double vertex(const struct spot *spots, size_t n)
 {
     double r[16] = {0}, z[3], coef[3], mean = 0, low = INFINITY, high = -INFINITY;
@@ -95,8 +96,8 @@ static double curve_at(const struct spot *curve, size_t n, double log_flops)
     return curve[k - 1].log_loss + t * (curve[k].log_loss - curve[k - 1].log_loss);
 }
 
-/* ln N of the lowest curve at a budget; NAN when fewer than three curves reach it or the lowest is the smallest or
- * largest of them: then the envelope is not seen. */
+/* ln N of the lowest curve at a budget; NAN when fewer than three curves reach it or the lowest is the
+ * smallest or largest of them: then the envelope is not seen. */
 static double envelope_at(const struct spot *spots, size_t n, double log_flops)
 {
     double lowest = INFINITY, best = NAN, smallest = NAN, largest = NAN;

@@ -1,8 +1,8 @@
 /*
  * The solver core; see fit_solver.h.
  *
- * Invariants: the objective never rises; a solution is certified from a fresh evaluation at its parameters; the order
- * of additions depends on the order of the rows only.
+ * Invariants: the objective never rises; a solution is certified from a fresh evaluation at its parameters;
+ * the order of additions depends on the order of the rows only.
  */
 #include "fit_solver.h"
 
@@ -31,9 +31,10 @@ static int free_parameters(const struct tlaw_problem *problem, int *index)
     return n;
 }
 
-/* Adds one row; packed: its place in the block that goes into the QR. False when it has no curvature and needs none. */
-static bool add_row(const struct tlaw_problem *problem, double w, double r, const double *jacobian, const int *index,
-                    int n, bool newton, struct pass *pass, double *packed)
+/* Adds one row; packed: its place in the block that goes into the QR. False when it has no curvature and
+ * needs none. */
+static bool add_row(const struct tlaw_problem *problem, double w, double r, const double *jacobian,
+                    const int *index, int n, bool newton, struct pass *pass, double *packed)
 {
     double size = fabs(r), delta = problem->delta;
     bool inside = size <= delta;
@@ -74,8 +75,8 @@ static bool run_pass(const struct tlaw_problem *problem, const double *params, b
                 continue;
             if (!isfinite(residuals[i]))
                 return false;
-            used += add_row(problem, w, residuals[i], jacobian + i * problem->n_params, index, n, newton, pass,
-                            packed + used * columns);
+            used += add_row(problem, w, residuals[i], jacobian + i * problem->n_params, index, n, newton,
+                            pass, packed + used * columns);
         }
         tlaw_qr_fold(pass->r, columns, packed, used);
     }
@@ -100,8 +101,8 @@ static double gradient_cosine(const struct pass *pass, int n)
     return largest;
 }
 
-/* Length of the undamped step in the metric of the curvature over that of the residuals (the relative offset of Bates
- * and Watts, Technometrics 23, 1981): how far from the minimum, whatever the parametrisation. */
+/* Length of the undamped step in the metric of the curvature over that of the residuals (the relative offset
+ * of Bates and Watts, Technometrics 23, 1981): how far from the minimum, whatever the parametrisation. */
 static double relative_offset(const struct pass *pass, int n, bool newton)
 {
     double z = 0, half[P];
@@ -118,10 +119,12 @@ static double relative_offset(const struct pass *pass, int n, bool newton)
 }
 
 /*
- * The step that minimises |R d + z|^2 + lambda |D d|^2, z from the factorisation (least squares, IRLS) or R^-T g
- * (newton, whose gradient has rows without curvature).  Returns the predicted decrease of the objective, < 0 if none.
+ * The step that minimises |R d + z|^2 + lambda |D d|^2, z from the factorisation (least squares, IRLS) or
+ * R^-T g (newton, whose gradient has rows without curvature).  Returns the predicted decrease of the
+ * objective, < 0 if none.
  */
-static double damped_step(const struct pass *pass, int n, bool newton, const double *scale, double lambda, double *step)
+static double damped_step(const struct pass *pass, int n, bool newton, const double *scale, double lambda,
+                          double *step)
 {
     double r[(P + 1) * (P + 1)], block[P * (P + 1)], z[P], rd = 0, dd = 0;
     int columns = n + 1;
@@ -299,8 +302,8 @@ static void solve_from(const struct tlaw_problem *problem, const double *start, 
     solution->objective = search.pass.objective;
     solution->gradient_norm = gradient_cosine(&search.pass, n);
     solution->relative_offset = relative_offset(&search.pass, n, false);
-    solution->converged =
-        solution->gradient_norm < TLAW_GRADIENT_TOLERANCE && solution->relative_offset < TLAW_OFFSET_TOLERANCE;
+    solution->converged = solution->gradient_norm < TLAW_GRADIENT_TOLERANCE &&
+                          solution->relative_offset < TLAW_OFFSET_TOLERANCE;
 }
 
 void tlaw_solve(const struct tlaw_problem *problem, const double *start, int max_iterations,

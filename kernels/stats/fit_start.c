@@ -1,6 +1,7 @@
 /*
- * Starting points: a grid over the exponents, where the rest (E, A, B) is linear and solved for exactly with nothing
- * negative, by relative squares of the loss.  The best of the grid and further points apart from it are handed on.
+ * Starting points: a grid over the exponents, where the rest (E, A, B) is linear and solved for exactly with
+ * nothing negative, by relative squares of the loss.  The best of the grid and further points apart from it
+ * are handed on.
  */
 #include "fit.h"
 
@@ -28,7 +29,8 @@ struct grid {
 typedef double (*basis_function)(const double *shape, const double *x, double loss, double *basis);
 
 /* Non-negative coefficients of the basis by relative least squares; returns the mean square. */
-static double solve_basis(const struct grid *grid, basis_function function, const double *shape, int q, double *coef)
+static double solve_basis(const struct grid *grid, basis_function function, const double *shape, int q,
+                          double *coef)
 {
     double r[(MAX_BASIS + 1) * (MAX_BASIS + 1)] = {0}, block[64 * (MAX_BASIS + 1)];
     int columns = q + 1, used = 0, rows = 0, map[MAX_BASIS], kept = q;
@@ -211,7 +213,8 @@ static void grid_farseer(struct grid *grid, double scale)
         const double *base = grid->points[p].working;
         double floor = base[0] + exp(base[1]), slope = -base[3] * exp(base[1]) / floor;
         for (int k = 0; k < 3 && p - from < 100; k++) {
-            double working[TLAW_MAX_PARAMS] = {log(floor), slope, bends[k], base[2], 0, .05, log(base[4]), 0, .05};
+            double working[TLAW_MAX_PARAMS] = {log(floor), slope,        bends[k], base[2], 0,
+                                               .05,        log(base[4]), 0,        .05};
             add_point(grid, grid->points[p].score * (1 + 1e-3 * k), log(base[3]), log(base[4]) + k, working);
         }
     }

@@ -1,7 +1,7 @@
 /*
- * Theory against observation; see fit_theory.h.  The interval of a difference is put together from those of its parts
- * side by side (MOVER: Zou & Donner, Statistics in Medicine 27, 2008), so that their asymmetry is kept; degrees of
- * freedom by Welch and Satterthwaite.
+ * Theory against observation; see fit_theory.h.  The interval of a difference is put together from those of
+ * its parts side by side (MOVER: Zou & Donner, Statistics in Medicine 27, 2008), so that their asymmetry is
+ * kept; degrees of freedom by Welch and Satterthwaite.
  */
 #include "fit_theory.h"
 
@@ -11,12 +11,14 @@
 
 double tlaw_theory_exponent(enum tlaw_theory theory, double dimension, double smoothness)
 {
-    return theory == TLAW_THEORY_DATA ? 2 * smoothness / (2 * smoothness + dimension) : 2 * smoothness / dimension;
+    return theory == TLAW_THEORY_DATA ? 2 * smoothness / (2 * smoothness + dimension)
+                                      : 2 * smoothness / dimension;
 }
 
-/* Half width at `level` of a sum of an estimate with df degrees of freedom (half width w at critical value c) and a
- * normal one (standard error s). */
-static double combined_half_width(double w, double c, double df, double s, double level, double *se, double *df_out)
+/* Half width at `level` of a sum of an estimate with df degrees of freedom (half width w at critical value c)
+ * and a normal one (standard error s). */
+static double combined_half_width(double w, double c, double df, double s, double level, double *se,
+                                  double *df_out)
 {
     double a = w / c * (w / c), b = s * s;
     *se = sqrt(a + b);
@@ -76,7 +78,8 @@ bool tlaw_test_theory(struct tlaw_theory_test *test)
     double far = test->dimension + z * test->dimension_se, near = test->dimension - z * test->dimension_se;
 
     if (!(test->dimension > 0) || !(test->dimension_se >= 0) || !(near > 0) || !(test->smoothness > 0) ||
-        !isfinite(test->alpha) || !isfinite(test->alpha_low) || !isfinite(test->alpha_high) || !(test->alpha_df > 0))
+        !isfinite(test->alpha) || !isfinite(test->alpha_low) || !isfinite(test->alpha_high) ||
+        !(test->alpha_df > 0))
         return false;
     test->predicted = tlaw_theory_exponent(test->theory, test->dimension, test->smoothness);
     test->predicted_low = tlaw_theory_exponent(test->theory, far, test->smoothness);

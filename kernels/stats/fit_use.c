@@ -55,7 +55,8 @@ double tlaw_optimal_log_params(enum tlaw_form form, const double *natural, doubl
     double alpha = natural[info->alpha], beta = natural[info->beta];
     if (!(alpha > 0 && beta > 0))
         return NAN;
-    return (log(alpha / beta) + natural[info->a] - natural[info->b] + beta * log(flops / TLAW_FLOPS_PER_PARAM_TOKEN)) /
+    return (log(alpha / beta) + natural[info->a] - natural[info->b] +
+            beta * log(flops / TLAW_FLOPS_PER_PARAM_TOKEN)) /
            (alpha + beta);
 }
 
@@ -85,8 +86,10 @@ static void intervals_of_draws(const struct tlaw_host *host, const struct tlaw_f
     }
     for (int k = 0; k < 4 && n > 1; k++) {
         tlaw_sort_numbers(values + k * n_draws, (size_t) n);
-        estimates[k]->low = exp(tlaw_sorted_quantile(values + k * n_draws, (size_t) n, 0.5 - 0.5 * fit->level));
-        estimates[k]->high = exp(tlaw_sorted_quantile(values + k * n_draws, (size_t) n, 0.5 + 0.5 * fit->level));
+        estimates[k]->low =
+            exp(tlaw_sorted_quantile(values + k * n_draws, (size_t) n, 0.5 - 0.5 * fit->level));
+        estimates[k]->high =
+            exp(tlaw_sorted_quantile(values + k * n_draws, (size_t) n, 0.5 + 0.5 * fit->level));
     }
 }
 
@@ -156,7 +159,8 @@ double tlaw_fit_value_of_run(const struct tlaw_fit *fit, const double *candidate
 /* Columns of the Jacobian of ln loss at size i: (E,) ln A, alpha; L scaled to 1 at the largest size. */
 static void plan_row(const struct tlaw_plan *plan, double centre, double reach, double x, double *row)
 {
-    double share = fmax(plan->irreducible_share, 0), reducible = (1 - share) * exp(-plan->alpha * (x - reach));
+    double share = fmax(plan->irreducible_share, 0),
+           reducible = (1 - share) * exp(-plan->alpha * (x - reach));
     double loss = share + reducible;
     int k = 0;
     if (plan->irreducible_share >= 0)
@@ -245,8 +249,8 @@ bool tlaw_replicate_weights(const struct tlaw_host *host, struct tlaw_row *rows,
         for (size_t k = i; k < end; k++)
             square += pow(log(rows[order[k]].loss) - mean, 2);
         if (end - i > 1 && square > 0)
-            groups[n_groups++] = (struct group){log(rows[order[i]].x[0]), log(square / (double) (end - i - 1)),
-                                                (double) (end - i - 1)};
+            groups[n_groups++] = (struct group){log(rows[order[i]].x[0]),
+                                                log(square / (double) (end - i - 1)), (double) (end - i - 1)};
     }
     for (size_t g = 0; g < n_groups; g++) {
         total += groups[g].df;

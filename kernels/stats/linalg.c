@@ -4,7 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Inlined with `columns` constant, so that the inner loops unroll: nearly all the time of a fit is spent here. */
+/* Inlined with `columns` constant, so that the inner loops unroll: nearly all the time of a fit is spent
+ * here. */
 static inline __attribute__((always_inline)) void fold(double *r, int columns, double *block, size_t rows)
 {
     for (int j = 0; j < columns; j++) {
@@ -86,7 +87,8 @@ bool tlaw_inverse_of_gram(const double *r, int stride, int n, double *inverse)
     for (int j = 0; j < n; j++) {
         double unit[TLAW_LINALG_MAX] = {0}, half[TLAW_LINALG_MAX], column[TLAW_LINALG_MAX];
         unit[j] = 1;
-        if (!tlaw_solve_upper_transposed(r, stride, n, unit, half) || !tlaw_solve_upper(r, stride, n, half, column))
+        if (!tlaw_solve_upper_transposed(r, stride, n, unit, half) ||
+            !tlaw_solve_upper(r, stride, n, half, column))
             return false;
         for (int i = 0; i < n; i++)
             inverse[(size_t) i * n + j] = column[i];

@@ -1,10 +1,11 @@
 /*
- * Coverage by simulation: over 1,000 draws of known laws with the noise of runs, nominal 95 % intervals hold the truth in
- * 93 to 97 %, tests at 5 % raise a false alarm in 3 to 7 %, and the power of a plan is right within 10 %.
+ * Coverage by simulation: over 1,000 draws of known laws with the noise of runs, nominal 95 % intervals hold
+ * the truth in 93 to 97 %, tests at 5 % raise a false alarm in 3 to 7 %, and the power of a plan is right
+ * within 10 %.
  *
- * Noise: "rows": independent from run to run.  "nested": every subset_seed has one order of documents of which each
- * size is a prefix; what a subset is worth is shared along it, correlation sqrt(n1/n2), and all its runs share it.
- * "subsets": a subset of its own for every size and replicate, some runs on each.
+ * Noise: "rows": independent from run to run.  "nested": every subset_seed has one order of documents of
+ * which each size is a prefix; what a subset is worth is shared along it, correlation sqrt(n1/n2), and all
+ * its runs share it. "subsets": a subset of its own for every size and replicate, some runs on each.
  */
 #include <math.h>
 #include <stdio.h>
@@ -64,8 +65,8 @@ static double log_size(const struct design *design, int i)
     return low + (high - low) * i / (design->sizes - 1);
 }
 
-static size_t add_runs(const struct design *design, const double *x, double shared, int64_t cluster, uint64_t draw,
-                       struct tlaw_row *rows, size_t n)
+static size_t add_runs(const struct design *design, const double *x, double shared, int64_t cluster,
+                       uint64_t draw, struct tlaw_row *rows, size_t n)
 {
     for (int run = 0; run < design->runs; run++) {
         struct tlaw_row *row = &rows[n++];
@@ -100,7 +101,8 @@ static size_t draw_rows(const struct design *design, uint64_t draw, struct tlaw_
     return n;
 }
 
-static void check_share(const struct design *design, const char *what, int hits, int draws, double low, double high)
+static void check_share(const struct design *design, const char *what, int hits, int draws, double low,
+                        double high)
 {
     double share = (double) hits / draws;
     ok(share >= low && share <= high, "%s: %s %.1f %%", design->name, what, 100 * share);
@@ -111,14 +113,21 @@ static bool covers(double low, double high, double truth)
     return !(low > truth) && !(high < truth); /* an open end covers */
 }
 
-/* The theory test where the bound is exact: d is estimated with an error, too. Alarm: a significant difference. */
+/* The theory test where the bound is exact: d is estimated with an error, too. Alarm: a significant
+ * difference. */
 static bool theory_alarm(const struct design *design, const struct tlaw_fit *fit, uint64_t draw)
 {
     int j = tlaw_form_info(design->form)->alpha;
     double alpha = design->truth[j], d = 2 * (1 - alpha) / alpha, se = 0.02 * d;
-    struct tlaw_theory_test test = {.theory = TLAW_THEORY_DATA, .alpha = fit->natural[j], .alpha_low = fit->low[j],
-                                    .alpha_high = fit->high[j], .alpha_df = fit->df, .dimension_se = se,
-                                    .smoothness = 1, .level = 0.95, .tolerance = 0.02};
+    struct tlaw_theory_test test = {.theory = TLAW_THEORY_DATA,
+                                    .alpha = fit->natural[j],
+                                    .alpha_low = fit->low[j],
+                                    .alpha_high = fit->high[j],
+                                    .alpha_df = fit->df,
+                                    .dimension_se = se,
+                                    .smoothness = 1,
+                                    .level = 0.95,
+                                    .tolerance = 0.02};
     test.dimension = d + se * tlaw_draw_normal(7, draw, 1);
     return tlaw_test_theory(&test) && test.p < 0.05;
 }
@@ -137,23 +146,29 @@ static void check_power(const struct design *design, double sd)
 {
     double sizes[100], se, df, half, last = exp(log_size(design, design->sizes - 1)), x[3] = {last, 1, 1};
     bool offset = design->form == TLAW_POWER_LAW_OFFSET;
-    struct tlaw_plan plan = {.sizes = sizes, .n_sizes = design->sizes, .replicates = design->subsets,
-                             .alpha = design->truth[tlaw_form_info(design->form)->alpha], .irreducible_share = -1,
-                             .noise = design->row_sd / sqrt(design->runs), .subset_noise = design->subset_sd,
+    struct tlaw_plan plan = {.sizes = sizes,
+                             .n_sizes = design->sizes,
+                             .replicates = design->subsets,
+                             .alpha = design->truth[tlaw_form_info(design->form)->alpha],
+                             .irreducible_share = -1,
+                             .noise = design->row_sd / sqrt(design->runs),
+                             .subset_noise = design->subset_sd,
                              .level = 0.95};
     for (int i = 0; i < design->sizes; i++)
         sizes[i] = exp(log_size(design, i));
     if (offset)
         plan.irreducible_share = design->truth[0] / tlaw_form_predict(design->form, design->truth, x, NULL);
     tlaw_plan_power(&host, &plan, &se, &df, &half);
-    ok(fabs(se / sd - 1) <= 0.1, "%s: standard error by the plan over the simulated one %.3f", design->name, se / sd);
+    ok(fabs(se / sd - 1) <= 0.1, "%s: standard error by the plan over the simulated one %.3f", design->name,
+       se / sd);
 }
 
 /* How often intervals hold the truth and tests raise false alarms. */
 static void simulate(const struct design *design, int draws)
 {
     const struct tlaw_form_info *info = tlaw_form_info(design->form);
-    struct tlaw_fit_options options = {.level = 0.95, .max_iterations = -1, .intervals = true, .loss = design->loss};
+    struct tlaw_fit_options options = {
+        .level = 0.95, .max_iterations = -1, .intervals = true, .loss = design->loss};
     struct tlaw_row rows[5000];
     int alpha = 0, beta = 0, irreducible = 0, zero = 0, curvature = 0, theory = 0, optimum = 0, used = 0;
     double sum = 0, square = 0, truth = design->truth[info->alpha];
@@ -196,45 +211,177 @@ static void simulate(const struct design *design, int draws)
         check_power(design, sqrt((square - sum * sum / used) / used));
 }
 
-#define LINE   .form = TLAW_POWER_LAW, .truth = {3.0, 0.17}
-#define HALF   .form = TLAW_POWER_LAW_OFFSET, .truth = {1.6, 3.0, 0.17}   /* E about half of the last loss */
-#define ZERO   .form = TLAW_POWER_LAW_OFFSET, .truth = {0, 3.0, 0.17}
-#define SHARP  .form = TLAW_POWER_LAW_OFFSET, .truth = {1.5, 4.0, 0.35}
-#define PLANE  .form = TLAW_CHINCHILLA, .truth = {1.8, 6.2, 7.6, 0.35, 0.37}
+#define LINE  .form = TLAW_POWER_LAW, .truth = {3.0, 0.17}
+#define HALF  .form = TLAW_POWER_LAW_OFFSET, .truth = {1.6, 3.0, 0.17} /* E about half of the last loss */
+#define ZERO  .form = TLAW_POWER_LAW_OFFSET, .truth = {0, 3.0, 0.17}
+#define SHARP .form = TLAW_POWER_LAW_OFFSET, .truth = {1.5, 4.0, 0.35}
+#define PLANE .form = TLAW_CHINCHILLA, .truth = {1.8, 6.2, 7.6, 0.35, 0.37}
 
 static const struct design designs[] = {
-    {.name = "line, rows", LINE, .first = 1e5, .last = 1e8, .sizes = 10, .subsets = 3, .runs = 1,
-     .noise = 'r', .row_sd = 0.005, .subset_sd = 0},
-    {.name = "line, nested, 3 subsets", LINE, .first = 1e5, .last = 1e8, .sizes = 8, .subsets = 3, .runs = 1,
-     .noise = 'n', .row_sd = 0.003, .subset_sd = 0.005},
-    {.name = "line, nested, 5 subsets x 2 runs", LINE, .first = 1e5, .last = 1e8, .sizes = 8, .subsets = 5, .runs = 2,
-     .noise = 'n', .row_sd = 0.003, .subset_sd = 0.005},
-    {.name = "line, own subsets x 2 runs", LINE, .first = 1e5, .last = 1e8, .sizes = 8, .subsets = 3, .runs = 2,
-     .noise = 's', .row_sd = 0.003, .subset_sd = 0.005},
-    {.name = "offset, rows", HALF, .first = 1e5, .last = 1e8, .sizes = 10, .subsets = 3, .runs = 1,
-     .noise = 'r', .row_sd = 0.005, .subset_sd = 0},
-    {.name = "offset, rows, 1 %", HALF, .first = 1e5, .last = 1e8, .sizes = 10, .subsets = 3, .runs = 1,
-     .noise = 'r', .row_sd = 0.01, .subset_sd = 0},
-    {.name = "offset, sharp, rows", SHARP, .first = 1e5, .last = 1e8, .sizes = 8, .subsets = 3, .runs = 1,
-     .noise = 'r', .row_sd = 0.005, .subset_sd = 0},
-    {.name = "offset, squared loss", SHARP, .first = 1e5, .last = 1e8, .sizes = 8, .subsets = 4, .runs = 1,
-     .noise = 'r', .row_sd = 0.005, .subset_sd = 0, .loss = TLAW_LOSS_SQUARED},
-    {.name = "offset, E = 0, rows", ZERO, .first = 1e5, .last = 1e8, .sizes = 10, .subsets = 3, .runs = 1,
-     .noise = 'r', .row_sd = 0.005, .subset_sd = 0},
-    {.name = "offset, 2 decades, 1 %", HALF, .first = 1e6, .last = 1e8, .sizes = 10, .subsets = 2, .runs = 1,
-     .noise = 'r', .row_sd = 0.01, .subset_sd = 0},
-    {.name = "offset, nested, 4 subsets", HALF, .first = 1e5, .last = 1e8, .sizes = 8, .subsets = 4, .runs = 1,
-     .noise = 'n', .row_sd = 0.003, .subset_sd = 0.005},
-    {.name = "offset, nested, 5 subsets x 2 runs", SHARP, .first = 1e5, .last = 1e8, .sizes = 8, .subsets = 5, .runs = 2,
-     .noise = 'n', .row_sd = 0.003, .subset_sd = 0.005},
-    {.name = "offset, own subsets x 2 runs", SHARP, .first = 1e5, .last = 1e8, .sizes = 8, .subsets = 4, .runs = 2,
-     .noise = 's', .row_sd = 0.003, .subset_sd = 0.005},
-    {.name = "offset, E = 0, nested, 5 subsets", ZERO, .first = 1e5, .last = 1e8, .sizes = 8, .subsets = 5, .runs = 1,
-     .noise = 'n', .row_sd = 0.003, .subset_sd = 0.005},
-    {.name = "Chinchilla, Huber, rows", PLANE, .first = 1e7, .last = 1e10, .sizes = 10, .subsets = 2, .runs = 1,
-     .noise = 'r', .row_sd = 0.005, .subset_sd = 0, .grid = true},
-    {.name = "Chinchilla, log squares, rows", PLANE, .first = 1e7, .last = 1e10, .sizes = 8, .subsets = 1, .runs = 1,
-     .noise = 'r', .row_sd = 0.005, .subset_sd = 0, .grid = true, .loss = TLAW_LOSS_LOG_SQUARED},
+    {.name = "line, rows",
+     LINE,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 10,
+     .subsets = 3,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.005,
+     .subset_sd = 0},
+    {.name = "line, nested, 3 subsets",
+     LINE,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 3,
+     .runs = 1,
+     .noise = 'n',
+     .row_sd = 0.003,
+     .subset_sd = 0.005},
+    {.name = "line, nested, 5 subsets x 2 runs",
+     LINE,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 5,
+     .runs = 2,
+     .noise = 'n',
+     .row_sd = 0.003,
+     .subset_sd = 0.005},
+    {.name = "line, own subsets x 2 runs",
+     LINE,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 3,
+     .runs = 2,
+     .noise = 's',
+     .row_sd = 0.003,
+     .subset_sd = 0.005},
+    {.name = "offset, rows",
+     HALF,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 10,
+     .subsets = 3,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.005,
+     .subset_sd = 0},
+    {.name = "offset, rows, 1 %",
+     HALF,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 10,
+     .subsets = 3,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.01,
+     .subset_sd = 0},
+    {.name = "offset, sharp, rows",
+     SHARP,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 3,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.005,
+     .subset_sd = 0},
+    {.name = "offset, squared loss",
+     SHARP,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 4,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.005,
+     .subset_sd = 0,
+     .loss = TLAW_LOSS_SQUARED},
+    {.name = "offset, E = 0, rows",
+     ZERO,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 10,
+     .subsets = 3,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.005,
+     .subset_sd = 0},
+    {.name = "offset, 2 decades, 1 %",
+     HALF,
+     .first = 1e6,
+     .last = 1e8,
+     .sizes = 10,
+     .subsets = 2,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.01,
+     .subset_sd = 0},
+    {.name = "offset, nested, 4 subsets",
+     HALF,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 4,
+     .runs = 1,
+     .noise = 'n',
+     .row_sd = 0.003,
+     .subset_sd = 0.005},
+    {.name = "offset, nested, 5 subsets x 2 runs",
+     SHARP,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 5,
+     .runs = 2,
+     .noise = 'n',
+     .row_sd = 0.003,
+     .subset_sd = 0.005},
+    {.name = "offset, own subsets x 2 runs",
+     SHARP,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 4,
+     .runs = 2,
+     .noise = 's',
+     .row_sd = 0.003,
+     .subset_sd = 0.005},
+    {.name = "offset, E = 0, nested, 5 subsets",
+     ZERO,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 5,
+     .runs = 1,
+     .noise = 'n',
+     .row_sd = 0.003,
+     .subset_sd = 0.005},
+    {.name = "Chinchilla, Huber, rows",
+     PLANE,
+     .first = 1e7,
+     .last = 1e10,
+     .sizes = 10,
+     .subsets = 2,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.005,
+     .subset_sd = 0,
+     .grid = true},
+    {.name = "Chinchilla, log squares, rows",
+     PLANE,
+     .first = 1e7,
+     .last = 1e10,
+     .sizes = 8,
+     .subsets = 1,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.005,
+     .subset_sd = 0,
+     .grid = true,
+     .loss = TLAW_LOSS_LOG_SQUARED},
 };
 
 int main(void)

@@ -1,6 +1,6 @@
 /*
- * Fits of scaling laws: the 240 points of Chinchilla's figure 4 as Besiroglu et al. read them, every form recovered
- * from its own losses, bad input, speed.
+ * Fits of scaling laws: the 240 points of Chinchilla's figure 4 as Besiroglu et al. read them, every form
+ * recovered from its own losses, bad input, speed.
  */
 #include <math.h>
 #include <stdio.h>
@@ -41,7 +41,8 @@ static double cpu_seconds(void)
     return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
 }
 
-static struct tlaw_fit fit_rows(const struct tlaw_row *rows, size_t n, enum tlaw_form form, enum tlaw_loss loss)
+static struct tlaw_fit fit_rows(const struct tlaw_row *rows, size_t n, enum tlaw_form form,
+                                enum tlaw_loss loss)
 {
     struct tlaw_fit_options options = {.loss = loss, .level = 0.95, .max_iterations = -1, .intervals = true};
     struct tlaw_fit fit;
@@ -97,11 +98,12 @@ static void test_minimum(const struct tlaw_row *rows, size_t n)
 
     ok(n == 240 && fit.converged && fit.objective <= 1.01827402e-3, "objective %.10e", fit.objective);
     ok(all_close(fit.natural, converged, 5, 1e-6), "parameters to 6 digits");
-    ok(fit.starts_reached == fit.starts && fit.starts >= 6, "%d of %d starts reach it", fit.starts_reached, fit.starts);
-    ok(fabs(fit.low[3] - 0.317) < 0.004 && fabs(fit.high[3] - 0.373) < 0.004 && fabs(fit.low[4] - 0.331) < 0.005 &&
-           fabs(fit.high[4] - 0.415) < 0.005,
-       "profile intervals as the published bootstrap: alpha %.3f %.3f, beta %.3f %.3f", fit.low[3], fit.high[3],
-       fit.low[4], fit.high[4]);
+    ok(fit.starts_reached == fit.starts && fit.starts >= 6, "%d of %d starts reach it", fit.starts_reached,
+       fit.starts);
+    ok(fabs(fit.low[3] - 0.317) < 0.004 && fabs(fit.high[3] - 0.373) < 0.004 &&
+           fabs(fit.low[4] - 0.331) < 0.005 && fabs(fit.high[4] - 0.415) < 0.005,
+       "profile intervals as the published bootstrap: alpha %.3f %.3f, beta %.3f %.3f", fit.low[3],
+       fit.high[3], fit.low[4], fit.high[4]);
 
     arena_used = 0;
     tlaw_fit_run(&host, rows, n, TLAW_CHINCHILLA, &options, &fit);
@@ -128,7 +130,8 @@ static void test_squared(const struct tlaw_row *rows, size_t n)
     struct tlaw_fit fit = fit_rows(kept, n_kept, TLAW_CHINCHILLA, TLAW_LOSS_SQUARED);
     fit.natural[1] = exp(fit.natural[1]);
     fit.natural[2] = exp(fit.natural[2]);
-    ok(n_kept == 217 && all_close(fit.natural, reference, 5, 1e-6) && close_to(fit.objective, 0.06241429288348, 1e-9),
+    ok(n_kept == 217 && all_close(fit.natural, reference, 5, 1e-6) &&
+           close_to(fit.objective, 0.06241429288348, 1e-9),
        "217 rows, squared loss: parameters to 6 digits, RSS %.12f", fit.objective);
 }
 
@@ -211,7 +214,8 @@ static void test_published_bootstrap(const struct tlaw_row *rows, size_t n)
     }
     shown_deviations(params, 4000, se);
     ok(failed == 0 && all_close(se, published, 5, 0.03),
-       "bootstrap on the published draws: A %.1f B %.0f E %.5f alpha %.5f beta %.5f", se[0], se[1], se[2], se[3], se[4]);
+       "bootstrap on the published draws: A %.1f B %.0f E %.5f alpha %.5f beta %.5f", se[0], se[1], se[2],
+       se[3], se[4]);
 }
 
 /* A bootstrap of our own; its standard deviations have a sampling error of 1 to 5 % (B has a heavy tail). */
@@ -233,9 +237,10 @@ static void test_bootstrap(const struct tlaw_row *rows, size_t n)
     tlaw_fit_bootstrap(&host, data, &fit, &second);
     shown_deviations(first.params, 4000, se);
     ok(first.failed == 0 && seconds < 3, "4,000 refits in %.2f s of CPU (3 asked for)", seconds);
-    ok(all_close(se, limit, 5, 0.1), "its standard errors: A %.1f B %.0f E %.5f alpha %.5f beta %.5f", se[0], se[1],
-       se[2], se[3], se[4]);
-    ok(memcmp(first.params, second.params, sizeof *first.params * 50) == 0, "the same seed gives the same draws");
+    ok(all_close(se, limit, 5, 0.1), "its standard errors: A %.1f B %.0f E %.5f alpha %.5f beta %.5f", se[0],
+       se[1], se[2], se[3], se[4]);
+    ok(memcmp(first.params, second.params, sizeof *first.params * 50) == 0,
+       "the same seed gives the same draws");
 }
 
 static void test_speed(const struct tlaw_row *rows, size_t n)
@@ -265,7 +270,8 @@ static void test_optimum(const struct tlaw_row *rows, size_t n)
     struct tlaw_fit fit = fit_rows(rows, n, TLAW_CHINCHILLA, TLAW_LOSS_OF_FORM);
     struct tlaw_optimum optimum;
     tlaw_fit_optimum(&host, &fit, NULL, 0, 5.88e23, &optimum);
-    ok(close_to(optimum.n_params.value, 7.397e10, 1e-4) && close_to(optimum.tokens_per_param.value, 17.911, 1e-4),
+    ok(close_to(optimum.n_params.value, 7.397e10, 1e-4) &&
+           close_to(optimum.tokens_per_param.value, 17.911, 1e-4),
        "compute-optimal at 5.88e23 FLOPs: %.4g parameters, %.3f tokens each", optimum.n_params.value,
        optimum.tokens_per_param.value);
 }
@@ -312,12 +318,14 @@ static void test_forms(void)
         double worst = 0;
         for (int j = 0; j < info->n_params; j++)
             worst = fmax(worst, fabs(fit.natural[j] / truths[form][j] - 1));
-        ok(fit.converged && worst < 1e-4, "%s recovered from its own losses: largest error %.0e (objective %.0e) %s",
-           info->name, worst, fit.objective, fit.message);
+        ok(fit.converged && worst < 1e-4,
+           "%s recovered from its own losses: largest error %.0e (objective %.0e) %s", info->name, worst,
+           fit.objective, fit.message);
         n = grid_rows(form, truths[form], 0.003, rows);
         fit = fit_rows(rows, n, form, TLAW_LOSS_OF_FORM);
-        ok(fit.converged && fit.noise > 5e-4 && fit.noise < 5e-3, "%s with noise: %d of %d starts, noise %.4f %s",
-           info->name, fit.starts_reached, fit.starts, fit.noise, fit.message);
+        ok(fit.converged && fit.noise > 5e-4 && fit.noise < 5e-3,
+           "%s with noise: %d of %d starts, noise %.4f %s", info->name, fit.starts_reached, fit.starts,
+           fit.noise, fit.message);
     }
 }
 
@@ -332,7 +340,8 @@ static void test_gradients(void)
         [TLAW_DATA_CONSTRAINED] = {1.8, 0.4, 0.3, 0.35, 0.33, 1.2, 1.7},
         [TLAW_FARSEER] = {0.7, -0.1, -0.2, 2, 0.2, 1e-6, -2, 0.1, 0.3},
         [TLAW_SATURATING] = {1.5, 0.5, -0.4, 0.35}};
-    static const double places[3][3] = {{0.3, 0.7, -0.4}, {2.5, -1.5, -3}, {-2, 1, 1}}, centre[3] = {19, 23, 23};
+    static const double places[3][3] = {{0.3, 0.7, -0.4}, {2.5, -1.5, -3}, {-2, 1, 1}},
+                        centre[3] = {19, 23, 23};
     for (int form = 0; form < TLAW_FORMS; form++) {
         int n = tlaw_form_info(form)->n_params;
         double worst = 0, natural[TLAW_MAX_PARAMS], back[TLAW_MAX_PARAMS], loss = 0;
@@ -352,7 +361,8 @@ static void test_gradients(void)
         ok(worst < 1e-7, "%s: gradient within %.0e of differences", tlaw_form_info(form)->name, worst);
         tlaw_form_to_natural(form, working[form], centre, natural);
         tlaw_form_from_natural(form, natural, centre, back);
-        ok(all_close(back, working[form], n, 1e-8), "%s: natural parameters and back", tlaw_form_info(form)->name);
+        ok(all_close(back, working[form], n, 1e-8), "%s: natural parameters and back",
+           tlaw_form_info(form)->name);
     }
 }
 
@@ -365,7 +375,8 @@ static void test_unseen(const struct tlaw_row *rows, size_t n)
         once[i].x[2] = once[i].x[1];
     }
     struct tlaw_fit fit = fit_rows(once, n, TLAW_DATA_CONSTRAINED, TLAW_LOSS_OF_FORM);
-    ok(fit.converged && isnan(fit.natural[5]) && isnan(fit.se[5]) && isfinite(fit.natural[3]) && isfinite(fit.se[3]),
+    ok(fit.converged && isnan(fit.natural[5]) && isnan(fit.se[5]) && isfinite(fit.natural[3]) &&
+           isfinite(fit.se[3]),
        "never repeated: %s", fit.message);
 }
 
@@ -408,7 +419,8 @@ static void test_refused(void)
     rows[3].x[0] = 1e300;
     rows[4].loss = 1e300;
     fit = fit_rows(rows, 20, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_OF_FORM);
-    ok(!fit.converged || isfinite(fit.natural[2]), "1e300: %s", fit.message[0] ? fit.message : "a finite answer");
+    ok(!fit.converged || isfinite(fit.natural[2]), "1e300: %s",
+       fit.message[0] ? fit.message : "a finite answer");
 }
 
 /* Random rows of every sort of badness; nothing may crash, and what converged is finite. */
@@ -434,8 +446,11 @@ static void test_fuzz(int inputs)
                 if (odd_ones && tlaw_draw_below(3, seed, c++, 12) == 0)
                     z[v] = odd[tlaw_draw_below(3, seed, c++, sizeof odd / sizeof *odd)];
             }
-            rows[i] = (struct tlaw_row){.x = {z[0], z[1], z[2]}, .loss = z[3], .weight = 1,
-                                        .clustered = few, .cluster = (int64_t) tlaw_draw_below(3, seed, c++, 3)};
+            rows[i] = (struct tlaw_row){.x = {z[0], z[1], z[2]},
+                                        .loss = z[3],
+                                        .weight = 1,
+                                        .clustered = few,
+                                        .cluster = (int64_t) tlaw_draw_below(3, seed, c++, 3)};
         }
         struct tlaw_fit fit = fit_rows(rows, n, form, loss);
         fitted += fit.fitted;
@@ -452,14 +467,17 @@ static void test_million(void)
     struct tlaw_row *rows = malloc(sizeof *rows * n);
     const double truth[5] = {1.8, 6.2, 7.6, 0.35, 0.37};
     for (size_t i = 0; i < n; i++) {
-        rows[i] = row_of(exp(5 * tlaw_draw_uniform(1, i, 0) + 10), exp(5 * tlaw_draw_uniform(1, i, 1) + 15), 1);
-        rows[i].loss = tlaw_form_predict(TLAW_CHINCHILLA, truth, rows[i].x, NULL) * exp(0.005 * tlaw_draw_normal(1, i, 1));
+        rows[i] =
+            row_of(exp(5 * tlaw_draw_uniform(1, i, 0) + 10), exp(5 * tlaw_draw_uniform(1, i, 1) + 15), 1);
+        rows[i].loss = tlaw_form_predict(TLAW_CHINCHILLA, truth, rows[i].x, NULL) *
+                       exp(0.005 * tlaw_draw_normal(1, i, 1));
     }
     double start = cpu_seconds();
     struct tlaw_fit fit = fit_rows(rows, n, TLAW_CHINCHILLA, TLAW_LOSS_OF_FORM);
     double seconds = cpu_seconds() - start;
     ok(fit.converged && seconds < 2, "a million rows in %.2f s of CPU (2 asked for)", seconds);
-    ok(fit.low[3] < 0.35 && fit.high[3] > 0.35 && fit.se[3] < 1e-4, "alpha %.5f +- %.5f", fit.natural[3], fit.se[3]);
+    ok(fit.low[3] < 0.35 && fit.high[3] > 0.35 && fit.se[3] < 1e-4, "alpha %.5f +- %.5f", fit.natural[3],
+       fit.se[3]);
     free(rows);
 }
 

@@ -1,6 +1,7 @@
 /*
- * The solver core on the 27 certified regressions of NIST's StRD, from both starting points: at least 9 digits of
- * every parameter where double precision allows.  Jacobians by complex step, so that they are exact.
+ * The solver core on the 27 certified regressions of NIST's StRD, from both starting points: at least 9
+ * digits of every parameter where double precision allows.  Jacobians by complex step, so that they are
+ * exact.
  */
 #include <complex.h>
 #include <math.h>
@@ -38,18 +39,18 @@ struct set {
 };
 
 #define X x[0]
-#define MODEL(name, expression)                                                                                      \
-    static cd name(const cd *b, const double *x)                                                                     \
-    {                                                                                                                \
-        return expression;                                                                                           \
+#define MODEL(name, expression)                                                                              \
+    static cd name(const cd *b, const double *x)                                                             \
+    {                                                                                                        \
+        return expression;                                                                                   \
     }
 MODEL(Bennett5, b[0] * cpow(b[1] + X, -1 / b[2]))
 MODEL(BoxBOD, b[0] * (1 - cexp(-b[1] * X)))
 MODEL(Chwirut, cexp(-b[0] * X) / (b[1] + b[2] * X))
 MODEL(DanWood, b[0] * cpow(X, b[1]))
-MODEL(ENSO, b[0] + b[1] * cos(2 * M_PI * X / 12) + b[2] * sin(2 * M_PI * X / 12) + b[4] * ccos(2 * M_PI * X / b[3]) +
-                b[5] * csin(2 * M_PI * X / b[3]) + b[7] * ccos(2 * M_PI * X / b[6]) +
-                b[8] * csin(2 * M_PI * X / b[6]))
+MODEL(ENSO, b[0] + b[1] * cos(2 * M_PI * X / 12) + b[2] * sin(2 * M_PI * X / 12) +
+                b[4] * ccos(2 * M_PI * X / b[3]) + b[5] * csin(2 * M_PI * X / b[3]) +
+                b[7] * ccos(2 * M_PI * X / b[6]) + b[8] * csin(2 * M_PI * X / b[6]))
 MODEL(Eckerle4, b[0] / b[1] * cexp(-0.5 * ((X - b[2]) / b[1]) * ((X - b[2]) / b[1])))
 MODEL(Gauss, b[0] * cexp(-b[1] * X) + b[2] * cexp(-(X - b[3]) * (X - b[3]) / (b[4] * b[4])) +
                  b[5] * cexp(-(X - b[6]) * (X - b[6]) / (b[7] * b[7])))
@@ -148,8 +149,13 @@ static int load(struct set *set, const char *folder)
 static void solve_set(struct set *set)
 {
     for (int start = 0; start < 2; start++) {
-        struct tlaw_problem problem = {.n_rows = set->n, .n_params = set->n_params, .evaluate = evaluate, .data = set,
-                                       .delta = INFINITY, .linear = set->linear, .host = &host};
+        struct tlaw_problem problem = {.n_rows = set->n,
+                                       .n_params = set->n_params,
+                                       .evaluate = evaluate,
+                                       .data = set,
+                                       .delta = INFINITY,
+                                       .linear = set->linear,
+                                       .host = &host};
         struct tlaw_solution solution;
         double digits = 11;
         tlaw_solve(&problem, set->start[start], 20000, &solution);
@@ -159,8 +165,8 @@ static void solve_set(struct set *set)
         }
         /* Lanczos1 has no noise: at its minimum nothing is left to certify but rounding */
         ok(digits >= 9 && (solution.converged || solution.objective < 1e-24),
-           "%s from start %d: %.1f digits, %d steps, gradient %.0e", set->name, start + 1, digits, solution.iterations,
-           solution.gradient_norm);
+           "%s from start %d: %.1f digits, %d steps, gradient %.0e", set->name, start + 1, digits,
+           solution.iterations, solution.gradient_norm);
     }
 }
 
