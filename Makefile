@@ -16,7 +16,7 @@ SQL_PARTS = schema corpus study run worker checkpoint model dimension law plot
 SQL_FILES = $(wildcard $(SQL_PARTS:%=extension/%.sql))
 DATA_built = tlaw--$(RELEASE).sql
 SCRIPTS_built =
-EXTRA_CLEAN = build tlaw_engine tlaw--$(RELEASE).sql
+EXTRA_CLEAN = build tlaw_engine tlaw_cuda.so tlaw--$(RELEASE).sql
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
@@ -33,14 +33,15 @@ tlaw--$(RELEASE).sql: $(SQL_FILES) Makefile
 # ---- the engine: no PostgreSQL in it ----
 include kernels/kernels.mk
 
-all: tlaw_engine
+all: tlaw_engine $(CUDA_LIBRARY)
 install: install-engine
-install-engine: tlaw_engine
+install-engine: tlaw_engine $(CUDA_LIBRARY)
 	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)'
 	$(INSTALL_PROGRAM) tlaw_engine '$(DESTDIR)$(pkglibdir)/tlaw_engine'
+	$(if $(CUDA_LIBRARY),$(INSTALL_SHLIB) $(CUDA_LIBRARY) '$(DESTDIR)$(pkglibdir)/$(CUDA_LIBRARY)')
 uninstall: uninstall-engine
 uninstall-engine:
-	rm -f '$(DESTDIR)$(pkglibdir)/tlaw_engine'
+	rm -f '$(DESTDIR)$(pkglibdir)/tlaw_engine' '$(DESTDIR)$(pkglibdir)/tlaw_cuda.so'
 .PHONY: install-engine uninstall-engine
 
 include regress/regress.mk

@@ -4,7 +4,7 @@ KERNEL_FLAGS = -std=gnu11 -Wall -Wextra -D_GNU_SOURCE -fPIC -fvisibility=hidden 
 
 ENGINE_SRCS = $(wildcard kernels/engine/*.c)
 KERNEL_SRCS = $(wildcard kernels/text/*.c kernels/model/*.c kernels/stats/*.c kernels/backend/*.c) \
-              $(filter-out kernels/backend/cpu/isa_%.c,$(wildcard kernels/backend/cpu/*.c)) \
+              $(filter-out kernels/backend/cpu/isa_%.c,$(wildcard kernels/backend/cpu/*.c)) $(wildcard kernels/backend/cuda/*.c) \
               $(filter-out kernels/engine/main.c,$(ENGINE_SRCS))
 ISA_SRCS = $(wildcard kernels/backend/cpu/isa_*.c)
 
@@ -34,9 +34,28 @@ build/%.o: %.c
 build/libkernels.a: $(KERNEL_OBJS)
 	rm -f $@; $(AR) rcs $@ $^
 
-KERNEL_LIBS = -lpcre2-8 -lcrypto -lpthread -lm
+KERNEL_LIBS = -lpcre2-8 -lcrypto -lpthread -lm -ldl
 
 tlaw_engine: build/kernels/engine/main.o build/libkernels.a
 	$(CC) $(KERNEL_CFLAGS) -o $@ $^ $(KERNEL_LIBS)
+
+# tlaw_cuda.so, where there is an nvcc; it loads cuBLASLt itself, when a device is opened.  Machine code for sm_80 and sm_90, PTX for what comes later.
+NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_SRCS = $(wildcard kernels/backend/cuda/*.cu)
+CUDA_FLAGS = -std=c++20 -O3 -MMD -MP -Ikernels/backend/cuda -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
+             -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]
+ifneq ($(NVCC),)
+CUDA_LIBRARY = tlaw_cuda.so
+build/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_FLAGS) -c $< -o $@
+tlaw_cuda.so: $(CUDA_SRCS:%=build/%.o)
+	$(NVCC) -shared -o $@ $^ -Xlinker -z,lazy,-rpath,$(abspath $(dir $(NVCC))../lib64)
+else
+all: no-cuda
+no-cuda:
+	@echo "no nvcc here: built without CUDA (tlaw_cuda.so)"
+.PHONY: no-cuda
+endif
 
 -include $(shell find build -name '*.d' 2>/dev/null)

@@ -22,6 +22,24 @@ build/regress/test_gradients: regress/kernels/test_gradients.c build/double/libk
 	@mkdir -p $(@D)
 	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -DTLAW_DOUBLE -o $@ $^ -lm
 
+# The CUDA backend compiled for the host, beside the test that finds it there; without a C++ compiler: skipped.
+SHIM_OBJS = $(patsubst %,build/regress/cuda_shim/%.o,$(notdir $(CUDA_SRCS) $(wildcard regress/cuda_shim/*.cpp)))
+SHIM_FLAGS = -std=c++20 -O2 -g -fno-strict-aliasing -Wall -Wextra -Wno-sign-compare -Wno-unknown-pragmas -fPIC \
+             -fvisibility=hidden -MMD -MP -Iregress/cuda_shim
+vpath %.cu kernels/backend/cuda
+vpath %.cpp regress/cuda_shim
+build/regress/cuda_shim/%.o: %
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(SHIM_FLAGS) -c $< -o $@
+build/regress/tlaw_cuda.so: $(SHIM_OBJS)
+	$(CXX) -shared -o $@ $^
+ifneq ($(shell command -v $(CXX)),)
+build/regress/test_cuda: build/regress/tlaw_cuda.so
+build/regress/test_cuda: private KERNEL_FLAGS += -DNO_CUDA_HERE=0
+else
+build/regress/test_cuda: private KERNEL_FLAGS += -DNO_CUDA_HERE=1
+endif
+
 kernel-tests: $(KERNEL_TESTS)
 
 # make test [TESTS="name ..."]: packages, build, a throw-away server, everything that checks.

@@ -2,6 +2,7 @@
  * The registry: which backend serves a specification's device, instruction set and precision.
  */
 #include "cpu/cpu.h"
+#include "cuda/cuda_find.h"
 #include "reference.h"
 
 #include <stdio.h>
@@ -36,10 +37,14 @@ const struct backend *backend_find(const char *device, const char *isa, const ch
     char accepted[512] = "";
     int count = backend_list(list);
 
+    if (strncmp(device, "cuda:", 5) == 0)
+        return cuda_find(device, isa, precision, message, message_size);
     if (strcmp(device, "cpu") != 0) {
-        snprintf(message, message_size, "device \"%.60s\" is not available; this build has \"cpu\"", device);
+        snprintf(message, message_size, "device \"%.60s\" is not known; \"cpu\" and \"cuda:N\" are", device);
         return NULL;
     }
+    if (!isa[0])
+        isa = backend_cpu_isa();
     for (int i = 0; i < count; i++) {
         size_t used = strlen(accepted);
 

@@ -105,13 +105,30 @@ struct backend {
                   double lr, double beta1, double beta2, double eps, double decay, double grad_scale);
 };
 
+/* A GPU, as PROBE names it; unusable: why not, or "". */
+struct backend_device {
+    char device[16], isa[16]; /* "cuda:0", "sm_90" */
+    char name[512], unusable[256];
+    int cores; /* multiprocessors */
+    int64_t memory;
+};
+
 #define BACKEND_MOST 16
 /* Every backend that this machine's CPU runs, the reference first; returns how many. */
 int backend_list(const struct backend *list[BACKEND_MOST]);
-/* The backend for a specification's device, isa and precision; NULL and a message when this machine has none.
+/*
+ * The backend for a specification's device, isa and precision; NULL and a message when this machine has none.
+ * isa
+ * "" is whatever the device has.
  */
 const struct backend *backend_find(const char *device, const char *isa, const char *precision, char *message,
                                    size_t message_size);
+/*
+ * The GPUs of this machine, usable or not; returns how many, 0 and why when there is none to be seen.  The
+ * first call loads tlaw_cuda.so from beside the program.
+ */
+#define BACKEND_GPUS_MOST 16
+int backend_gpus(struct backend_device list[BACKEND_GPUS_MOST], char *message, size_t message_size);
 /* The best instruction set that this machine runs: what isa = "" resolves to on the CPU. */
 const char *backend_cpu_isa(void);
 /*

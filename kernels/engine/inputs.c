@@ -59,11 +59,10 @@ static void report_no_memory(const char *message)
 
 void engine_open_device(struct engine *e, const struct tlaw_spec *spec, int64_t threads)
 {
-    const char *isa = spec->isa[0] ? spec->isa : backend_cpu_isa();
     char message[TLAW_TEXT_SIZE];
 
     engine_check_range(e, "threads", (double) threads, 1, 1024);
-    e->backend = backend_find(spec->device, isa, spec->precision, message, sizeof message);
+    e->backend = backend_find(spec->device, spec->isa, spec->precision, message, sizeof message);
     if (!e->backend)
         engine_fail(e, "input", "%s", message);
     e->threads = (int) threads;

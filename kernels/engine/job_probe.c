@@ -59,7 +59,28 @@ static int64_t usable_memory(void)
     return memory;
 }
 
-/* The processor with its best instruction set in float32, on all cores that the affinity mask leaves. */
+/* Every GPU, or one named "cuda" that says why there is none. */
+static void probe_gpus(struct engine *e)
+{
+    struct backend_device gpus[BACKEND_GPUS_MOST];
+    struct tlaw_device_message none = {.device = "cuda", .name = "no GPU"};
+    int count = backend_gpus(gpus, none.unusable, sizeof none.unusable);
+
+    for (int i = 0; i < count; i++) {
+        struct tlaw_device_message device = {.cores = gpus[i].cores, .memory = gpus[i].memory};
+
+        snprintf(device.device, sizeof device.device, "%.15s", gpus[i].device);
+        snprintf(device.isa, sizeof device.isa, "%.15s", gpus[i].isa);
+        snprintf(device.name, sizeof device.name, "%.500s", gpus[i].name);
+        snprintf(device.unusable, sizeof device.unusable, "%s", gpus[i].unusable);
+        engine_send(e, TLAW_DEVICE, &device);
+    }
+    if (!count)
+        engine_send(e, TLAW_DEVICE, &none);
+}
+
+/* The processor with its best instruction set in float32, on all cores of the affinity mask; then the GPUs.
+ */
 void job_probe(struct engine *e, const union tlaw_any_message *request)
 {
     struct tlaw_spec spec = {.device = "cpu", .precision = "float32"};
@@ -71,6 +92,7 @@ void job_probe(struct engine *e, const union tlaw_any_message *request)
     snprintf(device.isa, sizeof device.isa, "%s", backend_cpu_isa());
     device.gflops = engine_matrix_flops(e, PROBE_SECONDS) / 1e9;
     engine_send(e, TLAW_DEVICE, &device);
+    probe_gpus(e);
 }
 
 /* ---- ESTIMATE ---- */

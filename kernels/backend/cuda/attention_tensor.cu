@@ -1,0 +1,378 @@
+/*
+ * Causal attention on tensor cores, in bf16 with float32 sums (FlashAttention-2: Dao 2023), for heads of at
+ * most ATTENTION_TENSOR_MOST columns, which are padded to PAD with zeros.
+ *
+ * Scores never leave the registers: forward keeps a running maximum and sum a query; backward recomputes them
+ * from lse.  Backward is two kernels, one whose blocks own keys (dk, dv) and one whose blocks own queries
+ * (dq), so that nothing is added by two blocks.  A warp owns 16 rows; softmax is taken in powers of two.
+ */
+#include "kernel.h"
+
+#include <fragment.h>
+
+#include <math.h>
+
+#define LOG2E 1.4426950408889634f
+#define TILE  64 /* queries of a block and keys at a time, forward */
+
+/* Rows of one head in shared memory; the 8 more columns keep fragments in different banks. */
+template <int ROWS, int PAD> struct tile {
+    bf16 at[ROWS][PAD + 8];
+};
+
+/* Where a block works: one head of one sequence.  qkv rows are 3 C apart, y rows C. */
+struct head {
+    size_t sequence; /* first row */
+    int column, D;
+    size_t statistics; /* first element of lse[B,H,T] */
+};
+
+__device__ static struct head head_of_block(int T, int C, int H)
+{
+    int b = blockIdx.x / H, h = blockIdx.x % H;
+
+    return {(size_t) b * T, h * (C / H), C / H, (size_t) blockIdx.x * T};
+}
+
+/* Fills a tile with rows first, first + 1, ... of in[T, D], `step` apart; zeros beyond. */
+template <int ROWS, int PAD>
+__device__ void load_tile(struct tile<ROWS, PAD> *tile, const bf16 *in, size_t step, int first, int T, int D)
+{
+    if (D % 8 == 0 && step % 8 == 0 && (uintptr_t) in % 16 == 0) {
+        for (int i = threadIdx.x; i < ROWS * PAD / 8; i += blockDim.x) {
+            int row = i / (PAD / 8), column = i % (PAD / 8) * 8;
+            uint4 eight = {0, 0, 0, 0};
+
+            if (first + row < T && column < D)
+                eight = *(const uint4 *) (in + (first + row) * step + column);
+            *(uint4 *) &tile->at[row][column] = eight;
+        }
+        return;
+    }
+    for (int i = threadIdx.x; i < ROWS * PAD; i += blockDim.x) {
+        int row = i / PAD, column = i % PAD;
+
+        tile->at[row][column] =
+            first + row < T && column < D ? in[(first + row) * step + column] : from_float<bf16>(0);
+    }
+}
+
+/* out[T, D] rows first + lane / 4 and 8 further = a warp's sums times a factor each */
+template <int PAD>
+__device__ void store_rows(bf16 *out, size_t step, int first, int T, int D, const float (*sums)[4],
+                           float factor0, float factor1)
+{
+    int lane = threadIdx.x % WARP;
+    bool pairs = D % 2 == 0 && step % 2 == 0 && (uintptr_t) out % 4 == 0;
+
+#pragma unroll
+    for (int n = 0; n < PAD / 8; n++)
+        for (int half = 0; half < 2; half++) {
+            int row = first + lane / 4 + 8 * half, column = n * 8 + lane % 4 * 2;
+            float factor = half ? factor1 : factor0;
+            float low = sums[n][2 * half] * factor, high = sums[n][2 * half + 1] * factor;
+            bf16 *to = out + row * step + column;
+
+            if (row >= T || column >= D)
+                continue;
+            if (pairs) {
+                *(uint32_t *) to = pack(low, high);
+                continue;
+            }
+            to[0] = from_float<bf16>(low);
+            if (column + 1 < D)
+                to[1] = from_float<bf16>(high);
+        }
+}
+
+/* Reduces over the four lanes that share a row. */
+__device__ static float row_max(float x)
+{
+    x = fmaxf(x, __shfl_xor_sync(ALL, x, 1));
+    return fmaxf(x, __shfl_xor_sync(ALL, x, 2));
+}
+
+__device__ static float row_sum(float x)
+{
+    x += __shfl_xor_sync(ALL, x, 1);
+    return x + __shfl_xor_sync(ALL, x, 2);
+}
+
+/* ---- forward ---- */
+
+/* s[TILE / 8] = q k^T scaled, -inf where the key comes after the query; row, key: of the lane's first element
+ */
+template <int PAD>
+__device__ void masked_scores(float (*s)[4], const struct fragment_a *q, const struct tile<TILE, PAD> *k,
+                              int row, int key, float scale)
+{
+#pragma unroll
+    for (int n = 0; n < TILE / 8; n++) {
+        for (int i = 0; i < 4; i++)
+            s[n][i] = 0;
+#pragma unroll
+        for (int d = 0; d < PAD / 16; d++)
+            multiply_add(s[n], q[d], load_b(&k->at[n * 8][d * 16], PAD + 8));
+        for (int i = 0; i < 4; i++)
+            s[n][i] = key + n * 8 + i % 2 <= row + i / 2 * 8 ? s[n][i] * scale : -INFINITE;
+    }
+}
+
+/* Turns scores into weights 2^(s - maximum), and brings sum and out to the new maximum. */
+template <int PAD> __device__ void soften(float (*s)[4], float (*out)[4], float highest[2], float sum[2])
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float most = highest[half], shrink;
+
+#pragma unroll
+        for (int n = 0; n < TILE / 8; n++)
+            most = fmaxf(most, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+        most = row_max(most);
+        shrink = exp2f(highest[half] - most);
+        highest[half] = most;
+        sum[half] *= shrink;
+#pragma unroll
+        for (int n = 0; n < PAD / 8; n++) {
+            out[n][2 * half] *= shrink;
+            out[n][2 * half + 1] *= shrink;
+        }
+#pragma unroll
+        for (int n = 0; n < TILE / 8; n++)
+            for (int i = 2 * half; i < 2 * half + 2; i++) {
+                s[n][i] = exp2f(s[n][i] - most);
+                sum[half] += s[n][i];
+            }
+    }
+}
+
+/* Two 16x8 sums side by side as one A fragment. */
+__device__ static struct fragment_a as_a(const float left[4], const float right[4])
+{
+    return {
+        {pack(left[0], left[1]), pack(left[2], left[3]), pack(right[0], right[1]), pack(right[2], right[3])}};
+}
+
+/* y[B,T,C], lse[B,H,T] of qkv[B,T,3C]; blockIdx.x: the head, blockIdx.y: the tile of queries, the longest
+ * first */
+template <int PAD>
+__global__ void __launch_bounds__(128)
+    attention_forward_kernel(bf16 *y, float *lse, const bf16 *qkv, int T, int C, int H, float scale)
+{
+    __shared__ __align__(16) struct tile<TILE, PAD> k, v;
+    struct head head = head_of_block(T, C, H);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int first = (gridDim.y - 1 - blockIdx.y) * TILE, row = first + warp * 16 + lane / 4;
+    const bf16 *in = qkv + head.sequence * 3 * C + head.column;
+    float highest[2] = {-INFINITE, -INFINITE}, sum[2] = {}, out[PAD / 8][4] = {};
+    struct fragment_a q[PAD / 16];
+
+    load_tile(&k, in, 3 * (size_t) C, first, T, head.D);
+    __syncthreads();
+#pragma unroll
+    for (int d = 0; d < PAD / 16; d++)
+        q[d] = load_a(&k.at[warp * 16][d * 16], PAD + 8);
+    for (int key = 0; key <= first; key += TILE) {
+        float s[TILE / 8][4];
+
+        __syncthreads();
+        load_tile(&k, in + C, 3 * (size_t) C, key, T, head.D);
+        load_tile(&v, in + 2 * C, 3 * (size_t) C, key, T, head.D);
+        __syncthreads();
+        masked_scores(s, q, &k, row, key + lane % 4 * 2, scale * LOG2E);
+        soften<PAD>(s, out, highest, sum);
+#pragma unroll
+        for (int j = 0; j < TILE / 16; j++) {
+            struct fragment_a weights = as_a(s[2 * j], s[2 * j + 1]);
+
+#pragma unroll
+            for (int n = 0; n < PAD / 8; n++)
+                multiply_add(out[n], weights, load_b_rows(&v.at[j * 16][n * 8], PAD + 8));
+        }
+    }
+    for (int half = 0; half < 2; half++) {
+        sum[half] = row_sum(sum[half]);
+        if (lane % 4 == 0 && row + 8 * half < T)
+            lse[head.statistics + row + 8 * half] = highest[half] / LOG2E + logf(sum[half]);
+    }
+    store_rows<PAD>(y + head.sequence * C + head.column, C, first + warp * 16, T, head.D, out, 1 / sum[0],
+                    1 / sum[1]);
+}
+
+/* ---- backward ---- */
+
+/*
+ * The 16x16 of scores a b^T, and of gradients of weights da db^T, as two 16x8 each; b, db: 16 rows from `at`
+ * on. For owned keys a = k, da = v, b = q, db = dy; for owned queries a = q, da = dy, b = k, db = v.
+ */
+template <int ROWS, int PAD>
+__device__ void score_pairs(float (*s)[4], float (*dweight)[4], const struct fragment_a *a,
+                            const struct fragment_a *da, const struct tile<ROWS, PAD> *b,
+                            const struct tile<ROWS, PAD> *db, int at)
+{
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        for (int i = 0; i < 4; i++)
+            s[n][i] = dweight[n][i] = 0;
+#pragma unroll
+        for (int d = 0; d < PAD / 16; d++) {
+            multiply_add(s[n], a[d], load_b(&b->at[at + n * 8][d * 16], PAD + 8));
+            multiply_add(dweight[n], da[d], load_b(&db->at[at + n * 8][d * 16], PAD + 8));
+        }
+    }
+}
+
+/* dk and dv; a block owns ROWS keys; blockIdx.y: which, the ones with most queries first */
+template <int ROWS, int PAD>
+__global__ void __launch_bounds__(ROWS * 2)
+    attention_keys_kernel(bf16 *dqkv, const bf16 *dy, const float *lse, const float *delta, const bf16 *qkv,
+                          int T, int C, int H, float scale)
+{
+    __shared__ __align__(16) struct tile<ROWS, PAD> q, dys;
+    __shared__ float lses[ROWS], deltas[ROWS];
+    struct head head = head_of_block(T, C, H);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = blockIdx.y * ROWS;
+    int key = first + warp * 16 + lane / 4;
+    const bf16 *in = qkv + head.sequence * 3 * C + head.column;
+    bf16 *out = dqkv + head.sequence * 3 * C + head.column;
+    float dk[PAD / 8][4] = {}, dv[PAD / 8][4] = {};
+    struct fragment_a k[PAD / 16], v[PAD / 16];
+
+    load_tile(&q, in + C, 3 * (size_t) C, first, T, head.D);
+    load_tile(&dys, in + 2 * C, 3 * (size_t) C, first, T, head.D);
+    __syncthreads();
+#pragma unroll
+    for (int d = 0; d < PAD / 16; d++) {
+        k[d] = load_a(&q.at[warp * 16][d * 16], PAD + 8);
+        v[d] = load_a(&dys.at[warp * 16][d * 16], PAD + 8);
+    }
+    for (int start = first; start < T; start += ROWS) {
+        __syncthreads();
+        load_tile(&q, in, 3 * (size_t) C, start, T, head.D);
+        load_tile(&dys, dy + head.sequence * C + head.column, C, start, T, head.D);
+        for (int i = threadIdx.x; i < ROWS; i += blockDim.x) {
+            lses[i] = start + i < T ? lse[head.statistics + start + i] * LOG2E : 0;
+            deltas[i] = start + i < T ? delta[head.statistics + start + i] : 0;
+        }
+        __syncthreads();
+        for (int at = 0; at < ROWS; at += 16) {
+            float s[2][4], ds[2][4];
+
+            score_pairs(s, ds, k, v, &q, &dys, at);
+            for (int n = 0; n < 2; n++)
+                for (int i = 0; i < 4; i++) {
+                    int query = at + n * 8 + lane % 4 * 2 + i % 2;
+                    bool seen = key + i / 2 * 8 <= start + query && start + query < T;
+
+                    s[n][i] = seen ? exp2f(s[n][i] * scale * LOG2E - lses[query]) : 0;
+                    ds[n][i] = s[n][i] * (ds[n][i] - deltas[query]);
+                }
+            struct fragment_a weights = as_a(s[0], s[1]), dscores = as_a(ds[0], ds[1]);
+#pragma unroll
+            for (int n = 0; n < PAD / 8; n++) {
+                multiply_add(dv[n], weights, load_b_rows(&dys.at[at][n * 8], PAD + 8));
+                multiply_add(dk[n], dscores, load_b_rows(&q.at[at][n * 8], PAD + 8));
+            }
+        }
+    }
+    store_rows<PAD>(out + C, 3 * (size_t) C, first + warp * 16, T, head.D, dk, scale, scale);
+    store_rows<PAD>(out + 2 * C, 3 * (size_t) C, first + warp * 16, T, head.D, dv, 1, 1);
+}
+
+/* dq; a block owns ROWS queries; blockIdx.y: which, the longest first */
+template <int ROWS, int PAD>
+__global__ void __launch_bounds__(ROWS * 2)
+    attention_queries_kernel(bf16 *dqkv, const bf16 *dy, const float *lse, const float *delta,
+                             const bf16 *qkv, int T, int C, int H, float scale)
+{
+    __shared__ __align__(16) struct tile<ROWS, PAD> k, v;
+    struct head head = head_of_block(T, C, H);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int first = (gridDim.y - 1 - blockIdx.y) * ROWS, row = first + warp * 16 + lane / 4;
+    const bf16 *in = qkv + head.sequence * 3 * C + head.column;
+    float dq[PAD / 8][4] = {}, row_lse[2] = {}, row_delta[2] = {};
+    struct fragment_a q[PAD / 16], dys[PAD / 16];
+
+    load_tile(&k, in, 3 * (size_t) C, first, T, head.D);
+    load_tile(&v, dy + head.sequence * C + head.column, C, first, T, head.D);
+    __syncthreads();
+#pragma unroll
+    for (int d = 0; d < PAD / 16; d++) {
+        q[d] = load_a(&k.at[warp * 16][d * 16], PAD + 8);
+        dys[d] = load_a(&v.at[warp * 16][d * 16], PAD + 8);
+    }
+    for (int half = 0; half < 2; half++)
+        if (row + 8 * half < T) {
+            row_lse[half] = lse[head.statistics + row + 8 * half] * LOG2E;
+            row_delta[half] = delta[head.statistics + row + 8 * half];
+        }
+    for (int start = 0; start <= first; start += ROWS) {
+        __syncthreads();
+        load_tile(&k, in + C, 3 * (size_t) C, start, T, head.D);
+        load_tile(&v, in + 2 * C, 3 * (size_t) C, start, T, head.D);
+        __syncthreads();
+        for (int at = 0; at < ROWS; at += 16) {
+            float s[2][4], ds[2][4];
+
+            score_pairs(s, ds, q, dys, &k, &v, at);
+            for (int n = 0; n < 2; n++)
+                for (int i = 0; i < 4; i++) {
+                    int key = start + at + n * 8 + lane % 4 * 2 + i % 2, query = row + i / 2 * 8;
+                    bool seen = key <= query && query < T;
+                    float weight = seen ? exp2f(s[n][i] * scale * LOG2E - row_lse[i / 2]) : 0;
+
+                    ds[n][i] = weight * (ds[n][i] - row_delta[i / 2]);
+                }
+            struct fragment_a dscores = as_a(ds[0], ds[1]);
+#pragma unroll
+            for (int n = 0; n < PAD / 8; n++)
+                multiply_add(dq[n], dscores, load_b_rows(&k.at[at][n * 8], PAD + 8));
+        }
+    }
+    store_rows<PAD>(dqkv + head.sequence * 3 * C + head.column, 3 * (size_t) C, first + warp * 16, T, head.D,
+                    dq, scale, scale);
+}
+
+/* ---- launches ---- */
+
+template <int PAD>
+static void forward(struct device *device, bf16 *y, float *lse, const bf16 *qkv, int B, int T, int C, int H)
+{
+    launch(device, attention_forward_kernel<PAD>, dim3(B * H, blocks_for(T, TILE)), 128, y, lse, qkv, T, C, H,
+           1 / sqrtf((float) (C / H)));
+}
+
+void attention_tensor_forward(struct device *device, bf16 *y, float *lse, const bf16 *qkv, int B, int T,
+                              int C, int H)
+{
+    int D = C / H;
+
+    (D <= 16   ? forward<16>
+     : D <= 32 ? forward<32>
+     : D <= 64 ? forward<64>
+               : forward<ATTENTION_TENSOR_MOST>) (device, y, lse, qkv, B, T, C, H);
+}
+
+template <int ROWS, int PAD>
+static void backward(struct device *device, bf16 *dqkv, const bf16 *dy, const float *delta, const float *lse,
+                     const bf16 *qkv, int B, int T, int C, int H)
+{
+    dim3 blocks(B * H, blocks_for(T, ROWS));
+    float scale = 1 / sqrtf((float) (C / H));
+
+    launch(device, attention_keys_kernel<ROWS, PAD>, blocks, ROWS * 2, dqkv, dy, lse, delta, qkv, T, C, H,
+           scale);
+    launch(device, attention_queries_kernel<ROWS, PAD>, blocks, ROWS * 2, dqkv, dy, lse, delta, qkv, T, C, H,
+           scale);
+}
+
+void attention_tensor_backward(struct device *device, bf16 *dqkv, const bf16 *dy, const float *delta,
+                               const float *lse, const bf16 *qkv, int B, int T, int C, int H)
+{
+    int D = C / H;
+
+    (D <= 16   ? backward<64, 16>
+     : D <= 32 ? backward<64, 32>
+     : D <= 64 ? backward<64, 64>
+               : backward<32, ATTENTION_TENSOR_MOST>) (device, dqkv, dy, delta, lse, qkv, B, T, C, H);
+}

@@ -1,0 +1,233 @@
+/*
+ * The CUDA device: which there are, opening and closing, memory and copies; and the two tables of each
+ * device.
+ */
+#include "cuda.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utility>
+
+#define LEAST_CAPABILITY 80 /* bf16 on tensor cores */
+#ifndef CUBLASLT_LIBRARY
+#define QUOTE(x)         #x
+#define LIBRARY(major)   "libcublasLt.so." QUOTE(major)
+#define CUBLASLT_LIBRARY LIBRARY(CUBLAS_VER_MAJOR)
+#endif
+
+void check(cudaError_t error, const char *what)
+{
+    if (error == cudaSuccess)
+        return;
+    fprintf(stderr, "CUDA: %s: %s\n", what, cudaGetErrorString(error));
+    exit(EXIT_FAILURE);
+}
+
+static void (*no_memory)(const char *message);
+
+void *scratch(struct device *device, enum scratch which, size_t bytes)
+{
+    auto &buffer = device->scratch[which];
+
+    if (buffer.size < bytes) {
+        check(cudaFree(buffer.memory), "giving scratch memory back");
+        buffer.memory = NULL;
+        if (cudaMalloc(&buffer.memory, bytes) != cudaSuccess) {
+            char message[100];
+
+            snprintf(message, sizeof message, "out of memory: %zu bytes of scratch on the GPU", bytes);
+            no_memory(message);
+        }
+        buffer.size = bytes;
+    }
+    return buffer.memory;
+}
+
+/* ---- which there are ---- */
+
+static int count(char *message, size_t message_size)
+{
+    int found = 0;
+    cudaError_t error = cudaGetDeviceCount(&found);
+
+    if (error == cudaSuccess && found > 0)
+        return found < BACKEND_GPUS_MOST ? found : BACKEND_GPUS_MOST;
+    snprintf(message, message_size, "%s",
+             error == cudaErrorInsufficientDriver
+                 ? "this machine has no NVIDIA driver, or one that is too old"
+             : error != cudaSuccess ? cudaGetErrorString(error)
+                                    : "the NVIDIA driver shows no device");
+    return 0;
+}
+
+static void describe(int ordinal, struct backend_device *out)
+{
+    struct cudaDeviceProp properties;
+    cudaError_t error = cudaGetDeviceProperties(&properties, ordinal);
+    int driver = 0;
+
+    *out = (struct backend_device){};
+    snprintf(out->device, sizeof out->device, "cuda:%d", ordinal);
+    if (error != cudaSuccess) {
+        snprintf(out->unusable, sizeof out->unusable, "%s", cudaGetErrorString(error));
+        return;
+    }
+    cudaDriverGetVersion(&driver);
+    snprintf(out->isa, sizeof out->isa, "sm_%d%d", properties.major, properties.minor);
+    snprintf(out->name, sizeof out->name, "%s (compute capability %d.%d, driver for CUDA %d.%d)",
+             properties.name, properties.major, properties.minor, driver / 1000, driver % 1000 / 10);
+    out->cores = properties.multiProcessorCount;
+    out->memory = (int64_t) properties.totalGlobalMem;
+    if (properties.major * 10 + properties.minor < LEAST_CAPABILITY)
+        snprintf(out->unusable, sizeof out->unusable, "compute capability %d.%d, at least 8.0 is needed",
+                 properties.major, properties.minor);
+}
+
+/* ---- life ---- */
+
+static void close_device(struct device *device)
+{
+    product_close(device);
+    for (auto &buffer : device->scratch)
+        cudaFree(buffer.memory);
+    if (device->products)
+        cublasLtDestroy(device->products);
+    if (device->stream)
+        cudaStreamDestroy(device->stream);
+    free(device);
+}
+
+/*
+ * cuBLASLt is large, so it is not loaded with this library (to list devices) but here: its functions are
+ * bound when they are first called.  0, or -1 and a message.
+ */
+static int open_products(struct device *device, char *message, size_t message_size)
+{
+    cublasStatus_t status;
+
+    if (!dlopen(CUBLASLT_LIBRARY, RTLD_NOW | RTLD_GLOBAL)) {
+        snprintf(message, message_size, "%s", dlerror());
+        return -1;
+    }
+    status = cublasLtCreate(&device->products);
+    if (status == CUBLAS_STATUS_SUCCESS)
+        return 0;
+    snprintf(message, message_size, "cuBLASLt: %s", cublasLtGetStatusString(status));
+    return -1;
+}
+
+template <int ordinal> static struct device *open_device(int threads, char *message, size_t message_size)
+{
+    struct device *device = (struct device *) calloc(1, sizeof *device);
+    cudaError_t error = cudaErrorMemoryAllocation;
+
+    (void) threads;
+    if (device && (error = cudaSetDevice(ordinal)) == cudaSuccess)
+        error = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess && open_products(device, message, message_size) == 0)
+        return device;
+    if (error != cudaSuccess)
+        snprintf(message, message_size, "cuda:%d: %s", ordinal, cudaGetErrorString(error));
+    if (device)
+        close_device(device);
+    return NULL;
+}
+
+/* The host computes nothing. */
+static void set_threads(struct device *device, int threads)
+{
+    (void) device, (void) threads;
+}
+
+/* ---- memory ---- */
+
+static void *alloc(struct device *device, size_t bytes)
+{
+    void *memory = NULL;
+
+    if (cudaMalloc(&memory, bytes ? bytes : 1) != cudaSuccess) {
+        (void) cudaGetLastError(); /* forgets it: the caller is told */
+        return NULL;
+    }
+    check(cudaMemsetAsync(memory, 0, bytes, device->stream), "clearing memory");
+    return memory;
+}
+
+static void free_memory(struct device *device, void *memory)
+{
+    (void) device;
+    check(cudaFree(memory), "giving memory back");
+}
+
+static void upload(struct device *device, void *to, const void *from, size_t bytes)
+{
+    /* from pageable memory it returns when the source has been read */
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, device->stream), "copying to the device");
+}
+
+static void download(struct device *device, void *to, const void *from, size_t bytes)
+{
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device->stream),
+          "copying from the device");
+    check(cudaStreamSynchronize(device->stream), "waiting for the device");
+}
+
+static void zero(struct device *device, void *to, size_t bytes)
+{
+    check(cudaMemsetAsync(to, 0, bytes, device->stream), "clearing memory");
+}
+
+/* ---- the tables ---- */
+
+template <int ordinal, class T>
+static const struct backend table = {
+    .name = "cuda",
+    .precision = sizeof(T) == sizeof(float) ? "float32" : "bf16",
+    .act_size = sizeof(T),
+    .open = open_device<ordinal>,
+    .close = close_device,
+    .set_threads = set_threads,
+    .alloc = alloc,
+    .free = free_memory,
+    .upload = upload,
+    .download = download,
+    .zero = zero,
+    .act_to_real = act_to_real<T>,
+    .embedding_forward = embedding_forward,
+    .embedding_backward = embedding_backward,
+    .layernorm_forward = layernorm_forward<T>,
+    .layernorm_backward = layernorm_backward,
+    .linear_forward = linear_forward<T>,
+    .linear_backward = linear_backward<T>,
+    .attention_forward = attention_forward<T>,
+    .attention_backward = attention_backward<T>,
+    .attention_decode = attention_decode<T>,
+    .cross_entropy = cross_entropy<T>,
+    .logits = logits<T>,
+    .sum_squares = sum_squares,
+    .adamw = adamw,
+};
+
+/* Tables carry no state, so each device has its own, whose open knows the number. */
+template <int... ordinal>
+static const struct backend *table_of(int wanted, bool exact, std::integer_sequence<int, ordinal...>)
+{
+    static const struct backend *const float32[] = {&table<ordinal, float>...};
+    static const struct backend *const reduced[] = {&table<ordinal, bf16>...};
+
+    return exact ? float32[wanted] : reduced[wanted];
+}
+
+static const struct backend *find(int ordinal, const char *precision, void (*report)(const char *message))
+{
+    bool exact = strcmp(precision, "float32") == 0;
+
+    no_memory = report;
+    if (!exact && strcmp(precision, "bf16") != 0)
+        return NULL;
+    return table_of(ordinal, exact, std::make_integer_sequence<int, BACKEND_GPUS_MOST>());
+}
+
+const struct cuda_library tlaw_cuda = {sizeof(struct backend), count, describe, find};

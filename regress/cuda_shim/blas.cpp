@@ -1,0 +1,224 @@
+/* Matrix products as cuBLASLt describes them: column-major, with epilogues; plain loops. */
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <vector>
+
+struct shim_product {
+    cublasOperation_t transa, transb;
+    cublasLtEpilogue_t epilogue;
+    const void *bias;
+    void *aux;
+    int64_t aux_ld;
+};
+
+struct shim_layout {
+    cudaDataType_t type;
+    uint64_t rows, columns;
+    int64_t ld;
+
+    size_t element() const
+    {
+        return type == CUDA_R_16BF ? 2 : 4;
+    }
+};
+
+struct shim_preference {
+    uint64_t values[6]; /* by attribute */
+};
+
+const char *cublasLtGetStatusString(cublasStatus_t status)
+{
+    return status == CUBLAS_STATUS_NOT_SUPPORTED ? "not supported" : "invalid value";
+}
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *)
+{
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t)
+{
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out, cublasComputeType_t, cudaDataType_t)
+{
+    *out = new shim_product{CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL, NULL, 0};
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t product)
+{
+    delete product;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t product,
+                                              cublasLtMatmulDescAttributes_t attribute, const void *value,
+                                              size_t size)
+{
+    const struct {
+        void *field;
+        size_t size;
+    } fields[] = {{&product->transa, 4}, {&product->transb, 4}, {&product->epilogue, 4},
+                  {&product->bias, 8},   {&product->aux, 8},    {&product->aux_ld, 8}};
+
+    if (size != fields[attribute].size)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    memcpy(fields[attribute].field, value, size);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *out, cudaDataType_t type, uint64_t rows,
+                                          uint64_t columns, int64_t ld)
+{
+    *out = new shim_layout{type, rows, columns, ld};
+    return ld >= (int64_t) rows ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+}
+
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t matrix)
+{
+    delete matrix;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out)
+{
+    *out = new shim_preference{};
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference)
+{
+    delete preference;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute,
+                                                    const void *value, size_t size)
+{
+    if (size != (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES ? 8 : 4))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    memcpy(&preference->values[attribute], value, size);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static bool is_aligned(const void *at)
+{
+    return (uintptr_t) at % 16 == 0;
+}
+
+/* What the documentation asks of a product; the tests' tensor cores know nothing that is less aligned. */
+static bool is_possible(const shim_product *product, const shim_layout *a, const shim_layout *b,
+                        const shim_layout *d)
+{
+    uint64_t k = product->transa == CUBLAS_OP_T ? a->rows : a->columns;
+    uint64_t k_of_b = product->transb == CUBLAS_OP_T ? b->columns : b->rows;
+    uint64_t m = product->transa == CUBLAS_OP_T ? a->columns : a->rows;
+    uint64_t n = product->transb == CUBLAS_OP_T ? b->rows : b->columns;
+
+    for (const shim_layout *matrix : {a, b, d})
+        if (matrix->ld * matrix->element() % 16 != 0)
+            return false;
+    if (k != k_of_b || m != d->rows || n != d->columns || a->type != b->type)
+        return false;
+    if (product->epilogue & 128 &&
+        (product->aux_ld % 8 != 0 || product->aux_ld < (int64_t) m || d->type != CUDA_R_16BF))
+        return false;
+    /* now and then there is no algorithm */
+    return !(product->epilogue == CUBLASLT_EPILOGUE_DGELU && n % 4 == 1);
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t product,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int,
+                                              cublasLtMatmulHeuristicResult_t *out, int *found)
+{
+    for (int i = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; i <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES;
+         i++)
+        if (preference->values[i] != 16)
+            return CUBLAS_STATUS_INVALID_VALUE;
+    *found = is_possible(product, a, b, d);
+    *out = {};
+    return *found ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+static float get(const void *at, size_t i, cudaDataType_t type)
+{
+    return type == CUDA_R_16BF ? __bfloat162float(((const __nv_bfloat16 *) at)[i]) : ((const float *) at)[i];
+}
+
+static void put(void *at, size_t i, cudaDataType_t type, float x)
+{
+    if (type == CUDA_R_16BF)
+        ((__nv_bfloat16 *) at)[i] = __float2bfloat16(x);
+    else
+        ((float *) at)[i] = x;
+}
+
+/* The matrix as the product reads it, one row of `length` after the other. */
+static std::vector<float> lines(const void *at, const shim_layout *matrix, bool by_rows)
+{
+    uint64_t count = by_rows ? matrix->rows : matrix->columns,
+             length = by_rows ? matrix->columns : matrix->rows;
+    std::vector<float> out(count * length);
+
+    for (uint64_t i = 0; i < count; i++)
+        for (uint64_t j = 0; j < length; j++)
+            out[i * length + j] = get(at, by_rows ? j * matrix->ld + i : i * matrix->ld + j, matrix->type);
+    return out;
+}
+
+static float epilogue(const shim_product *product, cudaDataType_t type, float x, size_t row, size_t column)
+{
+    size_t aux = column * product->aux_ld + row;
+    float t;
+
+    if (product->epilogue & CUBLASLT_EPILOGUE_BIAS)
+        x += get(product->bias, row, type);
+    if (product->epilogue & 32) {
+        put(product->aux, aux, type, x);
+        return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    }
+    if (product->epilogue != CUBLASLT_EPILOGUE_DGELU)
+        return x;
+    float before = get(product->aux, aux, type);
+    t = tanhf(0.7978845608f * (before + 0.044715f * before * before * before));
+    return x * (0.5f * (1 + t) +
+                0.5f * before * (1 - t * t) * 0.7978845608f * (1 + 3 * 0.044715f * before * before));
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, const void *alpha,
+                              const void *A, cublasLtMatrixLayout_t a, const void *B,
+                              cublasLtMatrixLayout_t b, const void *beta, const void *C,
+                              cublasLtMatrixLayout_t, void *D, cublasLtMatrixLayout_t d,
+                              const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t)
+{
+    uint64_t k = product->transa == CUBLAS_OP_T ? a->rows : a->columns;
+
+    if (!is_possible(product, a, b, d) || !is_aligned(A) || !is_aligned(B) || !is_aligned(C) ||
+        !is_aligned(D) || (product->epilogue & 4 && !is_aligned(product->bias)) ||
+        (product->epilogue & 128 && !is_aligned(product->aux)))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    std::vector<float> rows = lines(A, a, product->transa == CUBLAS_OP_N);
+    std::vector<float> columns = lines(B, b, product->transb == CUBLAS_OP_T);
+
+    for (uint64_t j = 0; j < d->columns; j++)
+        for (uint64_t i = 0; i < d->rows; i++) {
+            size_t at = j * d->ld + i;
+            float sum = 0;
+
+            for (uint64_t x = 0; x < k; x++)
+                sum += rows[i * k + x] * columns[j * k + x];
+            sum *= *(const float *) alpha;
+            if (*(const float *) beta != 0)
+                sum += *(const float *) beta * get(C, at, d->type);
+            put(D, at, d->type, epilogue(product, d->type, sum, i, j));
+        }
+    return CUBLAS_STATUS_SUCCESS;
+}

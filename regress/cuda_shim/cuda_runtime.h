@@ -1,0 +1,127 @@
+/*
+ * A small CUDA for the host: enough of its language, runtime and (cublasLt.h, cuda_bf16.h, fragment.h)
+ * libraries to run the kernels of kernels/backend/cuda in a test.  A thread of a block is a fiber; blocks run
+ * one after the other; memory that was not written holds NaN.  The order in which threads run changes from
+ * launch to launch, so that a missing barrier changes bits.  See shim.cpp.
+ */
+#ifndef SHIM_CUDA_RUNTIME_H
+#define SHIM_CUDA_RUNTIME_H
+
+#include <algorithm>
+#include <functional>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <tuple>
+
+#define __global__
+#define __device__
+#define __shared__ static
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+using std::max;
+using std::min;
+
+/* ---- types ---- */
+struct uint3 {
+    unsigned x, y, z;
+};
+struct uint4 {
+    unsigned x, y, z, w;
+};
+struct float2 {
+    float x, y;
+};
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z)
+    {
+    }
+};
+
+static inline float2 make_float2(float x, float y)
+{
+    return {x, y};
+}
+
+static inline float __int_as_float(int bits)
+{
+    float x;
+
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* ---- inside a kernel ---- */
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
+void __syncthreads();
+void __syncwarp();
+
+/* Gives `size` bytes (at most 32) to the warp and returns what its 32 lanes gave. */
+struct shim_given {
+    unsigned char bytes[32];
+};
+const shim_given *shim_exchange(const void *mine, size_t size);
+
+template <class V> V __shfl_xor_sync(unsigned, V value, int step)
+{
+    V other;
+
+    memcpy(&other, shim_exchange(&value, sizeof value)[threadIdx.x % 32 ^ step].bytes, sizeof other);
+    return other;
+}
+
+static inline int atomicAdd(int *to, int value)
+{
+    int before = *to;
+
+    *to += value;
+    return before;
+}
+
+/* ---- the runtime ---- */
+enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+typedef struct shim_stream *cudaStream_t;
+#define cudaStreamNonBlocking 1
+
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount;
+    size_t totalGlobalMem;
+};
+struct cudaLaunchConfig_t {
+    dim3 gridDim, blockDim;
+    cudaStream_t stream;
+};
+
+const char *cudaGetErrorString(cudaError_t);
+cudaError_t cudaGetLastError();
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *, int ordinal);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaSetDevice(int ordinal);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t);
+cudaError_t cudaStreamSynchronize(cudaStream_t);
+cudaError_t cudaMalloc(void **, size_t);
+cudaError_t cudaFree(void *);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t, cudaMemcpyKind, cudaStream_t);
+cudaError_t cudaMemsetAsync(void *, int value, size_t, cudaStream_t);
+
+void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel);
+
+template <class... Wanted, class... Given>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Wanted...), Given... given)
+{
+    std::tuple<Wanted...> arguments(given...);
+
+    shim_launch(config->gridDim, config->blockDim, [&] { std::apply(kernel, arguments); });
+    return cudaSuccess;
+}
+
+#endif

@@ -1,0 +1,265 @@
+/*
+ * Running kernels on the host: fibers, barriers, memory.
+ *
+ * Every thread of a block has a fiber that lives as long as the process; fibers switch by setjmp and longjmp
+ * (swapcontext would make two system calls each time).  A warp runs until all its lanes wait for the block or
+ * are done.  A block in which nobody can go on (a barrier that not all threads reach) ends the process.
+ */
+#include <cuda_runtime.h>
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <ucontext.h>
+
+#define MOST_THREADS 1024
+#define WARP         32
+#define STACK        (256 << 10)
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+struct barrier {
+    unsigned members, arrived;
+    unsigned long generation;
+};
+
+static struct fiber {
+    ucontext_t start;
+    jmp_buf where;
+    bool started, done;
+    unsigned exchanges;
+} fibers[MOST_THREADS];
+
+static struct warp {
+    struct barrier barrier;
+    shim_given given[2][WARP]; /* alternately, so that one barrier an exchange is enough */
+} warps[MOST_THREADS / WARP];
+
+static struct barrier block_barrier;
+static jmp_buf scheduler;
+static const std::function<void()> *running;
+static unsigned current; /* thread */
+static unsigned long progress;
+
+static void yield()
+{
+    if (!_setjmp(fibers[current].where))
+        _longjmp(scheduler, 1);
+}
+
+static void open_if_full(struct barrier *barrier)
+{
+    if (barrier->arrived == barrier->members) {
+        barrier->arrived = 0;
+        barrier->generation++;
+    }
+}
+
+static void wait_for(struct barrier *barrier)
+{
+    unsigned long generation = barrier->generation;
+
+    progress++;
+    barrier->arrived++;
+    open_if_full(barrier);
+    while (barrier->generation == generation)
+        yield();
+}
+
+void __syncthreads()
+{
+    wait_for(&block_barrier);
+}
+
+void __syncwarp()
+{
+    wait_for(&warps[current / WARP].barrier);
+}
+
+const shim_given *shim_exchange(const void *mine, size_t size)
+{
+    struct warp *warp = &warps[current / WARP];
+    shim_given *given = warp->given[fibers[current].exchanges++ % 2];
+
+    memcpy(given[current % WARP].bytes, mine, size);
+    wait_for(&warp->barrier);
+    return given;
+}
+
+static void fiber_main()
+{
+    for (;;) {
+        (*running)();
+        fibers[current].done = true;
+        progress++;
+        block_barrier.members--;
+        open_if_full(&block_barrier);
+        warps[current / WARP].barrier.members--;
+        open_if_full(&warps[current / WARP].barrier);
+        yield();
+    }
+}
+
+static void resume(unsigned thread)
+{
+    struct fiber *fiber = &fibers[thread];
+
+    current = thread;
+    threadIdx.x = thread;
+    if (_setjmp(scheduler))
+        return;
+    if (fiber->started)
+        _longjmp(fiber->where, 1);
+    fiber->started = true;
+    getcontext(&fiber->start);
+    fiber->start.uc_stack.ss_sp = aligned_alloc(64, STACK);
+    fiber->start.uc_stack.ss_size = STACK;
+    makecontext(&fiber->start, fiber_main, 0);
+    setcontext(&fiber->start);
+}
+
+/* The i-th of n in this launch's order: forward, backward, or by odd steps. */
+static unsigned in_order(unsigned i, unsigned n, unsigned long launch)
+{
+    return launch % 3 == 0 ? i : launch % 3 == 1 ? n - 1 - i : n % 7 ? (i * 7 + 3) % n : i;
+}
+
+static void run_warp(unsigned warp, unsigned lanes, unsigned long launch)
+{
+    unsigned long before;
+
+    do {
+        before = progress;
+        for (unsigned i = 0; i < lanes; i++) {
+            unsigned thread = warp * WARP + in_order(i, lanes, launch);
+
+            if (!fibers[thread].done)
+                resume(thread);
+        }
+    } while (progress != before);
+}
+
+static void run_block(unsigned threads, unsigned long launch)
+{
+    unsigned n_warps = (threads + WARP - 1) / WARP;
+
+    block_barrier = {threads, 0, 0};
+    for (unsigned i = 0; i < threads; i++)
+        fibers[i].done = false;
+    for (unsigned w = 0; w < n_warps; w++)
+        warps[w].barrier = {std::min((unsigned) WARP, threads - w * WARP), 0, 0};
+    while (block_barrier.members) {
+        unsigned long before = progress;
+
+        for (unsigned w = 0; w < n_warps; w++) {
+            unsigned warp = in_order(w, n_warps, launch);
+
+            run_warp(warp, std::min((unsigned) WARP, threads - warp * WARP), launch);
+        }
+        if (progress == before) {
+            fprintf(stderr, "a barrier that not all threads of a block reach\n");
+            abort();
+        }
+    }
+}
+
+void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel)
+{
+    static unsigned long launch;
+
+    if (threads.x > MOST_THREADS || threads.y != 1 || threads.z != 1 || !blocks.x || !blocks.y ||
+        blocks.y > 65535 || blocks.z != 1) {
+        fprintf(stderr, "a launch of %u x %u x %u blocks of %u x %u x %u threads\n", blocks.x, blocks.y,
+                blocks.z, threads.x, threads.y, threads.z);
+        abort();
+    }
+    running = &kernel;
+    gridDim = blocks;
+    blockDim = threads;
+    for (blockIdx.y = 0; blockIdx.y < blocks.y; blockIdx.y++)
+        for (blockIdx.x = 0; blockIdx.x < blocks.x; blockIdx.x++)
+            run_block(threads.x, launch);
+    launch++;
+}
+
+/* ---- the runtime ---- */
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    return error == cudaSuccess                 ? "no error"
+           : error == cudaErrorMemoryAllocation ? "out of memory"
+                                                : "an error";
+}
+
+cudaError_t cudaGetLastError()
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int)
+{
+    *out = {"host", 9, 0, 1, (size_t) 1 << 30};
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *, unsigned)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes)
+{
+    size_t rounded = (bytes + 255) / 256 * 256;
+
+    *out = rounded < bytes ? NULL : aligned_alloc(256, rounded);
+    if (!*out)
+        return cudaErrorMemoryAllocation;
+    memset(*out, 0xff, rounded < (64 << 20) ? rounded : (64 << 20)); /* NaN; large ones stay untouched */
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *memory)
+{
+    free(memory);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t)
+{
+    memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t)
+{
+    memset(to, value, bytes);
+    return cudaSuccess;
+}

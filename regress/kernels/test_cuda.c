@@ -1,0 +1,108 @@
+/*
+ * The CUDA backend that the registry finds beside this program, against the reference: its operations,
+ * aligned and not, and a run.  In `make test` that is the backend compiled for the host (regress/cuda_shim),
+ * in `make gpu-test` the real one.
+ */
+#include "operations.h"
+
+#include "../../kernels/model/model.h"
+
+#define STEPS 5
+
+/* Five steps of a small model from the same weights and batches; losses[STEPS] are means, nats per token. */
+static void train(const struct backend *backend, struct device *device, double *losses)
+{
+    enum { B = 2, T = 24, V = 100 };
+    struct tlaw_spec spec = {.arch = "gpt2",
+                             .n_layer = 2,
+                             .n_head = 2,
+                             .d_model = 48,
+                             .context_length = T,
+                             .vocab_size = V,
+                             .bias = 1,
+                             .seed = 3,
+                             .beta1 = 0.9,
+                             .beta2 = 0.95,
+                             .weight_decay = 0.1,
+                             .grad_clip = 1};
+    char message[200];
+    struct model *model = model_create(&spec, backend, device, B, true, message, sizeof message);
+    int32_t tokens[B * T], targets[B * T];
+    real of_row[B * T];
+
+    model_init(model);
+    for (int i = 0; i < B * T; i++) {
+        tokens[i] = (int32_t) rng_below(1, RNG_SAMPLE, (uint64_t) i, V);
+        targets[i] = (tokens[i] * 7 + 1) % V;
+    }
+    for (int step = 0; step < STEPS; step++) {
+        losses[step] = 0;
+        model_zero_gradients(model);
+        model_backward(model, tokens, targets, B, T, 1.0 / (B * T), of_row);
+        model_update(model, step + 1, 0.01);
+        for (int i = 0; i < B * T; i++)
+            losses[step] += of_row[i] / (B * T);
+    }
+    model_free(model);
+}
+
+static void check_run(const struct backend *backend)
+{
+    char message[200];
+    struct device *device = backend->open(1, message, sizeof message);
+    struct device *reference_device = reference_backend.open(1, message, sizeof message);
+    double truth[STEPS], losses[STEPS], again[STEPS], worst = 0;
+    double tolerance = strcmp(backend->precision, "float32") == 0 ? 1e-4 : 1e-2;
+
+    train(&reference_backend, reference_device, truth);
+    train(backend, device, losses);
+    train(backend, device, again);
+    for (int i = 0; i < STEPS; i++)
+        worst = fmax(worst, fabs(losses[i] - truth[i]) / truth[i]);
+    ok(worst < tolerance && truth[STEPS - 1] < 0.9 * truth[0],
+       "%s: losses of %d steps, from %.4f to %.4f, differ by %.1e of themselves", backend->precision, STEPS,
+       truth[0], losses[STEPS - 1], worst);
+    ok(memcmp(losses, again, sizeof losses) == 0, "%s: the same run has the same bits", backend->precision);
+    backend->close(device);
+    reference_backend.close(reference_device);
+}
+
+/* What is not there is refused with the reason. */
+static void check_refusals(const char *isa)
+{
+    char message[512] = "";
+
+    ok(!backend_find("cuda:99", "", "bf16", message, sizeof message) && strstr(message, "cuda:99"), "%s",
+       message);
+    ok(!backend_find("cuda:0", "sm_10", "bf16", message, sizeof message) && strstr(message, isa), "%s",
+       message);
+    ok(!backend_find("cuda:0", isa, "int3", message, sizeof message) && strstr(message, "int3"), "%s",
+       message);
+}
+
+int main(void)
+{
+    struct backend_device devices[BACKEND_GPUS_MOST];
+    char message[512] = "";
+    int count = backend_gpus(devices, message, sizeof message);
+
+    if (!count && NO_CUDA_HERE) {
+        printf("1..0 # SKIP no g++ to compile the CUDA backend for the host\n");
+        return 0;
+    }
+    if (!ok(count > 0, "%d devices, the first is %s %s", count, count ? devices[0].name : "", message))
+        return tap_end();
+    check_refusals(devices[0].isa);
+    most_threads = 2; /* they mean nothing here: the call is made twice */
+    for (int precision = 0; precision < 2; precision++) {
+        const struct backend *backend =
+            backend_find("cuda:0", devices[0].isa, precision ? "bf16" : "float32", message, sizeof message);
+
+        if (!ok(backend != NULL, "cuda:0 is found %s", message))
+            continue;
+        for (offset = 1; offset <= 8; offset += precision ? 7 : 8) /* 8 elements of bf16 are 16 bytes */
+            check_backend(backend);
+        check_run(backend);
+    }
+    return tap_end();
+}
