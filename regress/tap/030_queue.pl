@@ -64,4 +64,18 @@ $server->sql("SELECT tlaw_train(${\$server->tiny(100)})", 'other');
 my $most = watch($server, sub { $server->sql("SELECT status FROM tlaw_run", 'other') eq 'done' });
 is($most, 1, 'max_workers counts for the whole cluster');
 is($server->status(1), 'done', 'a queue waits for the slot that another database holds');
+$server->stop;
+
+# ---- runs share the processors ----
+
+$server = TlawServer->new('tlaw.max_workers = 2');
+$server->corpus;
+my $cpus = $server->sql(['LOAD $$tlaw$$', 'SHOW tlaw.threads']);
+my $half = $cpus > 1 ? int($cpus / 2) : 1;
+my ($one, $two) = map { $server->sql("SELECT tlaw_train(${\$server->tiny(1e7)}, seed => $_)") } 1, 2;
+
+sub threads_become { my $wanted = join ',', @_; return wait_for(sub { $server->sql(q{SELECT string_agg(threads::text, ',') FROM tlaw_progress}) eq $wanted }, 10); }
+ok(threads_become($half, $half), 'two runs share the processors');
+$server->sql("SELECT tlaw_cancel($two)");
+ok(threads_become($cpus), 'and the one that is left has all of them');
 done_testing;
