@@ -10,7 +10,7 @@ CREATE FUNCTION @extschema@.tlaw_train(corpus text, study text DEFAULT NULL, arc
     threads float8 DEFAULT NULL, priority float8 DEFAULT NULL, again boolean DEFAULT false) RETURNS bigint
     AS 'MODULE_PATHNAME', 'tlaw_train' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_train IS
-    'queues the training of a transformer on a corpus and returns the run''s id at once; NULL: by the rule';
+    'queues the training of a transformer on a corpus and returns the run''s id at once; NULL: by the rule; SQL wants quotes around "precision" =>';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_train FROM PUBLIC;
 
 CREATE TYPE @extschema@.tlaw_run_estimate AS (n_params bigint, n_params_non_embedding bigint, train_tokens bigint,

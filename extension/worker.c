@@ -842,6 +842,14 @@ static bool release_slot(int slot)
     return more;
 }
 
+/* What a database's or a role's settings must not change here. */
+static void pin_settings(void)
+{
+    SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+    SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+    SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
 void tlaw_worker_main(Datum argument)
 {
     int slot;
@@ -850,6 +858,7 @@ void tlaw_worker_main(Datum argument)
     pqsignal(SIGTERM, die);
     BackgroundWorkerUnblockSignals();
     BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(argument), InvalidOid, 0);
+    pin_settings();
     work.context = AllocSetContextCreate(TopMemoryContext, "tlaw run", ALLOCSET_DEFAULT_SIZES);
     pgstat_report_activity(STATE_IDLE, NULL);
     do {

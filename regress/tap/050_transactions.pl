@@ -30,6 +30,10 @@ like($server->sql(['BEGIN', "CALL tlaw_wait('x')"]), qr/does not exist|inside a 
 my $run = $server->sql(['BEGIN', 'SAVEPOINT a', "SELECT tlaw_train($short)", 'RELEASE a', 'COMMIT']);
 ok(wait_for(sub { $server->status($run) eq 'done' }), 'a commit starts it');
 is(started(), 1, 'which the log would have told');
+$server->sql(q{ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'; ALTER DATABASE postgres SET default_transaction_read_only = on});
+$run = $server->sql(['SET default_transaction_read_only = off', "SELECT tlaw_train($short, again => true)"]);
+ok(wait_for(sub { $server->status($run) eq 'done' }), 'whatever the settings of the database are');
+$server->sql(['SET default_transaction_read_only = off', 'ALTER DATABASE postgres RESET ALL']);
 like($server->sql(['BEGIN', "CALL tlaw_wait($run)"]), qr/tlaw_wait cannot run inside a transaction block/, 'tlaw_wait in a transaction block');
 
 # ---- two at once ----
