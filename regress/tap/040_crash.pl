@@ -29,6 +29,20 @@ is($server->sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), 0,
 $server->sql("SELECT tlaw_retry($run)");
 ok($server->training($run), 'a failed run can be retried');
 
+$server->sql("SELECT tlaw_cancel($run)");
+wait_for(sub { $server->status($run) eq 'cancelled' });
+
+# ---- a run that diverges ----
+
+my $wild = $server->sql(q{SELECT tlaw_train('c', n_layer => 2, d_model => 32, context_length => 16, batch_size => 4, eval_tokens => 500, steps => 3000,
+                                 learning_rate => 100, warmup_steps => 0, grad_clip => 0, eval_interval => 50)});
+$server->sql("CALL tlaw_wait($wild)");
+like($server->sql("SELECT status, attempt, error FROM tlaw_runs WHERE run_id = $wild"), qr/^failed\|1\|loss is .* at step \d+, gradient norm /,
+    'failed at once, with the step and the gradient norm');
+cmp_ok($server->sql("SELECT count(*) FROM tlaw_losses WHERE run_id = $wild"), '>', 0, 'and the losses up to there');
+$server->sql("SELECT tlaw_retry($run)");
+$server->training($run);
+
 # ---- beside a long run ----
 
 $server->sql('CREATE TABLE churn AS SELECT generate_series(1, 1000) AS i; UPDATE churn SET i = i + 1');
@@ -58,8 +72,9 @@ ok(!TlawServer::stray_engines(), 'which is gone with the server');
 $server->start;
 my ($waiter) = $server->background("CALL tlaw_wait($run)");
 $server->training($run);
+my $attempt = $server->sql("SELECT attempt FROM tlaw_run WHERE run_id = $run");
 $server->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tlaw worker'});
-ok(wait_for(sub { $server->sql("SELECT attempt FROM tlaw_run WHERE run_id = $run AND status = 'running'") >= 5 }), 'a terminated worker: whoever waits starts another');
+ok(wait_for(sub { $server->sql("SELECT coalesce(max(attempt), 0) FROM tlaw_run WHERE run_id = $run AND status = 'running'") > $attempt }), 'a terminated worker: whoever waits starts another');
 $server->sql("SELECT tlaw_cancel($run)");
 waitpid $waiter, 0;
 is($?, 0, 'tlaw_wait ends with the run');

@@ -1,0 +1,568 @@
+/*
+ * One attempt at one run: an engine trains it, and what the engine reports becomes rows.
+ *
+ * Invariants:
+ * 1. A report is written only while the row still says running, attempt k; else the run was lost and is left
+ * alone.
+ * 2. Training happens in no transaction; every transaction is short.
+ * 3. Losses are written before the checkpoint that makes them part of the past; a resumed run reports the
+ * later ones again, with the same bits.
+ * 4. The engine is stopped and waited for before the run has its next state.
+ *
+ * Ends of an engine: RESULT and DONE: done.  An ERROR message (diverged, memory, input) or an error of the
+ * worker's own: failed, with its text.  Death: queued again, and failed when tlaw.max_attempts engines died
+ * without a new checkpoint in between.
+ */
+#include "attempt.h"
+
+#include <math.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "checkpoint.h"
+#include "engine_client.h"
+#include "pgstat.h"
+#include "queue.h"
+#include "utils/array.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define BEAT_MS    1000 /* between two looks at the row: progress out, cancel in */
+#define LOSS_BATCH 64
+
+enum outcome {
+    OUTCOME_NONE,
+    OUTCOME_DONE,
+    OUTCOME_CANCELLED,
+    OUTCOME_FAILED,
+    OUTCOME_DIED,
+    OUTCOME_RESTART,
+    OUTCOME_LOST
+};
+
+/* The attempt that is made; what it allocates is in claim.context. */
+static struct {
+    struct attempt claim;
+    int64 start_step, checkpoint_step;
+
+    struct engine *engine;
+    int threads; /* that the engine was told */
+    TimestampTz beat;
+    struct tlaw_progress_message progress;
+    bool progressed;
+    struct tlaw_loss_message losses[LOSS_BATCH];
+    int loss_count;
+    struct tlaw_result_message result;
+    bool has_result;
+    Datum *document_loss, *document_tokens, *document_bytes; /* of document_count */
+    int document_count, document_capacity;
+    char *reason; /* of OUTCOME_FAILED and OUTCOME_DIED */
+} work;
+
+/* One statement whose parameters $1, $2 are this run and attempt; returns the rows it processed. */
+static uint64 execute_on_run(int expected, const char *sql)
+{
+    Oid types[] = {INT8OID, INT4OID};
+    Datum values[] = {Int64GetDatum(work.claim.run_id), Int32GetDatum(work.claim.number)};
+
+    return tlaw_execute(expected, sql, 2, types, values, NULL);
+}
+
+/* The next state of a run that has ended; false when it was not ours any more.  Between begin and commit. */
+bool attempt_end(const struct attempt *attempt, const char *status, const char *error)
+{
+    Oid types[] = {INT8OID, INT4OID, TEXTOID, TEXTOID};
+    Datum values[] = {Int64GetDatum(attempt->run_id), Int32GetDatum(attempt->number),
+                      CStringGetTextDatum(status), error ? CStringGetTextDatum(error) : 0};
+
+    return tlaw_execute(SPI_OK_SELECT,
+                        "WITH ended AS (UPDATE @.tlaw_run SET status = $3, error = coalesce($4, error),"
+                        " finished_at = clock_timestamp()"
+                        " WHERE run_id = $1 AND attempt = $2 AND status = 'running' RETURNING run_id)"
+                        " SELECT pg_notify('tlaw', run_id || ' ' || $3) FROM ended",
+                        4, types, values, error ? "    " : "   n") > 0;
+}
+
+/* ---- reports ---- */
+
+/* A number for a statement: NaN is NULL. */
+static void nullable(Datum *value, char *null, double number)
+{
+    *value = Float8GetDatum(number);
+    *null = isnan(number) ? 'n' : ' ';
+}
+
+/* Whether the row is still ours, and whether its owner wants it cancelled.  Between begin and commit. */
+static bool holds_run(bool *cancel)
+{
+    bool null;
+
+    if (execute_on_run(SPI_OK_SELECT, "SELECT cancel_requested FROM @.tlaw_run"
+                                      " WHERE run_id = $1 AND attempt = $2 AND status = 'running'") == 0)
+        return false;
+    *cancel = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    return true;
+}
+
+static void write_losses(void)
+{
+    Oid types[] = {INT8OID, INT4OID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID};
+    int i;
+
+    for (i = 0; i < work.loss_count; i++) {
+        const struct tlaw_loss_message *loss = &work.losses[i];
+        Datum values[9] = {Int64GetDatum(work.claim.run_id), Int32GetDatum(work.claim.number),
+                           Int64GetDatum(loss->step), Int64GetDatum(loss->tokens_seen)};
+        char nulls[] = "         ";
+
+        nullable(&values[4], &nulls[4], loss->train_loss);
+        nullable(&values[5], &nulls[5], loss->val_loss);
+        nullable(&values[6], &nulls[6], loss->learning_rate);
+        nullable(&values[7], &nulls[7], loss->grad_norm);
+        nullable(&values[8], &nulls[8], loss->seconds);
+        tlaw_execute(
+            SPI_OK_INSERT,
+            "INSERT INTO @.tlaw_run_loss (run_id, step, tokens_seen, train_loss, val_loss, learning_rate,"
+            " grad_norm, seconds)"
+            " SELECT run_id, $3, $4, $5, $6, $7, $8, $9 FROM @.tlaw_run"
+            " WHERE run_id = $1 AND attempt = $2 AND status = 'running'"
+            " ON CONFLICT (run_id, step) DO UPDATE SET tokens_seen = $4, train_loss = $5, val_loss = $6,"
+            " learning_rate = $7, grad_norm = $8, seconds = $9",
+            lengthof(types), types, values, nulls);
+    }
+    work.loss_count = 0;
+}
+
+static void write_progress(void)
+{
+    const struct tlaw_progress_message *p = &work.progress;
+    Oid types[] = {INT8OID, TEXTOID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, INT4OID, INT4OID};
+    Datum values[9] = {Int64GetDatum(work.claim.run_id), CStringGetTextDatum(p->phase),
+                       Int64GetDatum(p->step), Int64GetDatum(p->total)};
+    char nulls[] = "         ";
+    char activity[160];
+
+    if (!work.progressed)
+        return;
+    nullable(&values[4], &nulls[4], p->loss);
+    nullable(&values[5], &nulls[5], p->tokens_per_second);
+    nullable(&values[6], &nulls[6], p->seconds_left);
+    values[7] = Int32GetDatum(work.threads);
+    values[8] = Int32GetDatum((int32) engine_pid(work.engine));
+    tlaw_execute(
+        SPI_OK_UPDATE,
+        "UPDATE @.tlaw_run_progress SET phase = $2, step = $3, total = $4, loss = $5,"
+        " tokens_per_second = $6, seconds_left = $7, threads = $8, engine_pid = $9, updated_at = now()"
+        " WHERE run_id = $1",
+        lengthof(types), types, values, nulls);
+    work.progressed = false;
+    snprintf(activity, sizeof(activity),
+             "tlaw: run " INT64_FORMAT ", step " INT64_FORMAT " of " INT64_FORMAT ", loss %.4f",
+             work.claim.run_id, (int64) p->step, (int64) p->total, p->loss);
+    pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+/* CPUs that this process may use. */
+static int usable_cpus(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
+                                                        : (int) sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* An equal share of the CPUs, and not more than the run and the setting allow. */
+static int thread_share(void)
+{
+    int most = work.claim.wanted_threads > 0 ? Min(work.claim.wanted_threads, tlaw_threads) : tlaw_threads;
+
+    return Max(1, Min(most, usable_cpus() / Max(queue_slots_held(InvalidOid), 1)));
+}
+
+/* Once a second: losses and progress out, cancel and share of the CPUs in. */
+static enum outcome beat(void)
+{
+    struct tlaw_session session;
+    bool cancel = false;
+    bool ours;
+    int threads;
+
+    worker_serve_reload();
+    worker_begin(&session);
+    ours = holds_run(&cancel);
+    if (ours) {
+        write_losses();
+        write_progress();
+    }
+    threads = thread_share();
+    worker_commit(&session);
+    work.beat = GetCurrentTimestamp();
+    if (!ours)
+        return OUTCOME_LOST;
+    if (cancel)
+        return OUTCOME_CANCELLED;
+    if (threads != work.threads) {
+        struct tlaw_threads_message message = {.threads = threads};
+
+        work.threads = threads;
+        engine_send(work.engine, TLAW_THREADS, &message);
+    }
+    return OUTCOME_NONE;
+}
+
+/* Stores a checkpoint as it comes in, in one transaction. */
+static enum outcome store_checkpoint(const struct tlaw_checkpoint_message *announced)
+{
+    bool resume = strcmp(announced->kind, "resume") == 0;
+    struct checkpoint_writer *writer;
+    struct tlaw_session session;
+    int64 step = announced->step;
+    bool cancel, complete = false, died = false;
+
+    worker_begin(&session);
+    if (!holds_run(&cancel)) {
+        worker_commit(&session);
+        return OUTCOME_LOST;
+    }
+    write_losses();
+    writer = checkpoint_begin(work.claim.run_id, announced);
+    while (!complete) {
+        const void *message;
+        enum tlaw_message type = engine_receive(work.engine, -1, &message, &died);
+
+        if (died) {
+            AbortOutOfAnyTransaction();
+            MemoryContextSwitchTo(work.claim.context);
+            return OUTCOME_DIED;
+        }
+        if (type == TLAW_CHUNK)
+            complete = checkpoint_add(writer, &((const struct tlaw_chunk_message *) message)->data);
+        else if (type == TLAW_ERROR)
+            engine_raise(message);
+        else if (type != TLAW_NO_MESSAGE)
+            ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
+                            errmsg("the engine sent a message of type %s inside a checkpoint",
+                                   tlaw_wire_name(type))));
+    }
+    checkpoint_finish(writer);
+    worker_commit(&session);
+    if (resume)
+        work.checkpoint_step = step;
+    return OUTCOME_NONE;
+}
+
+/* ---- the end of a run ---- */
+
+static void keep_document_losses(const struct tlaw_blob *records)
+{
+    struct {
+        int64 document, tokens, bytes;
+        double loss_sum;
+    } record;
+    size_t at;
+
+    for (at = 0; at + sizeof(record) <= records->size; at += sizeof(record)) {
+        if (work.document_count == work.document_capacity) {
+            int capacity = Max(work.document_capacity * 2, 1024);
+            size_t size = capacity * sizeof(Datum);
+
+            if (work.document_capacity == 0) {
+                work.document_loss = MemoryContextAlloc(work.claim.context, size);
+                work.document_tokens = MemoryContextAlloc(work.claim.context, size);
+                work.document_bytes = MemoryContextAlloc(work.claim.context, size);
+            } else {
+                work.document_loss = repalloc_huge(work.document_loss, size);
+                work.document_tokens = repalloc_huge(work.document_tokens, size);
+                work.document_bytes = repalloc_huge(work.document_bytes, size);
+            }
+            work.document_capacity = capacity;
+        }
+        memcpy(&record, (const char *) records->data + at, sizeof(record));
+        work.document_loss[work.document_count] = Float8GetDatum(record.loss_sum);
+        work.document_tokens[work.document_count] = Int64GetDatum(record.tokens);
+        work.document_bytes[work.document_count++] = Int64GetDatum(record.bytes);
+    }
+}
+
+static Datum array_of(Datum *elements, Oid type)
+{
+    return PointerGetDatum(construct_array(elements, work.document_count, type, sizeof(int64),
+                                           FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+static void write_document_losses(void)
+{
+    Oid types[] = {INT8OID, FLOAT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
+    Datum values[] = {Int64GetDatum(work.claim.run_id), array_of(work.document_loss, FLOAT8OID),
+                      array_of(work.document_tokens, INT8OID), array_of(work.document_bytes, INT8OID)};
+
+    tlaw_execute(
+        SPI_OK_INSERT,
+        "INSERT INTO @.tlaw_run_document_loss (run_id, loss_sum, tokens, bytes) VALUES ($1, $2, $3, $4)"
+        " ON CONFLICT (run_id) DO UPDATE SET loss_sum = $2, tokens = $3, bytes = $4",
+        4, types, values, NULL);
+}
+
+/* Results into the row; the scores of the validation are of the loss rows that are there by now. */
+static void write_result(void)
+{
+    const struct tlaw_result_message *r = &work.result;
+    static const char *const numbers[] = {
+        "train_loss",        "test_loss",     "test_loss_se", "bits_per_byte",
+        "tokens_per_second", "train_seconds", "eval_seconds", "mfu"};
+    const double number_values[] = {r->train_loss,        r->test_loss,     r->test_loss_se, r->bits_per_byte,
+                                    r->tokens_per_second, r->train_seconds, r->eval_seconds, r->mfu};
+    static const char *const counts[] = {"best_step",   "test_tokens",     "test_bytes",
+                                         "train_bytes", "train_documents", "peak_memory"};
+    const int64 count_values[] = {r->best_step,   r->test_tokens,     r->test_bytes,
+                                  r->train_bytes, r->train_documents, r->peak_memory};
+    Oid types[2 + lengthof(numbers) + lengthof(counts)] = {INT8OID, INT4OID};
+    Datum values[lengthof(types)] = {Int64GetDatum(work.claim.run_id), Int32GetDatum(work.claim.number)};
+    char nulls[lengthof(types) + 1];
+    StringInfoData sql;
+    int n = 2;
+    int i;
+
+    memset(nulls, ' ', sizeof(nulls));
+    initStringInfo(&sql);
+    appendStringInfoString(&sql, "UPDATE @.tlaw_run SET ");
+    for (i = 0; i < lengthof(numbers); i++) {
+        types[n] = FLOAT8OID;
+        nullable(&values[n], &nulls[n], number_values[i]);
+        appendStringInfo(&sql, "%s = $%d, ", numbers[i], ++n);
+    }
+    for (i = 0; i < lengthof(counts); i++) {
+        types[n] = INT8OID;
+        values[n] = Int64GetDatum(count_values[i]);
+        appendStringInfo(&sql, "%s = $%d, ", counts[i], ++n);
+    }
+    appendStringInfoString(
+        &sql,
+        "val_loss = (SELECT avg(val_loss) FROM (SELECT val_loss FROM @.tlaw_run_loss WHERE run_id = $1"
+        " AND val_loss IS NOT NULL ORDER BY val_loss LIMIT 5) AS lowest),"
+        " val_loss_min = (SELECT min(val_loss) FROM @.tlaw_run_loss WHERE run_id = $1),"
+        " val_loss_last = (SELECT val_loss FROM @.tlaw_run_loss WHERE run_id = $1 AND val_loss IS NOT NULL"
+        " ORDER BY step DESC LIMIT 1)"
+        " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
+    tlaw_execute(SPI_OK_UPDATE, sql.data, n, types, values, nulls);
+}
+
+/* Everything of the engine's last words at once: results, document losses, done; the optimiser's state goes.
+ */
+static enum outcome finish(void)
+{
+    struct tlaw_session session;
+    bool cancel, ours;
+
+    if (!work.has_result)
+        ereport(ERROR,
+                (errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("the engine ended a run without a result")));
+    worker_begin(&session);
+    ours = holds_run(&cancel);
+    if (ours) {
+        write_losses();
+        write_progress();
+        write_result();
+        write_document_losses();
+        checkpoint_drop(work.claim.run_id, "resume");
+        attempt_end(&work.claim, "done", NULL);
+    }
+    worker_commit(&session);
+    return ours ? OUTCOME_DONE : OUTCOME_LOST;
+}
+
+/* An engine died: back into the queue, or the end of it. */
+static void settle_death(void)
+{
+    bool progressed = work.checkpoint_step > work.start_step;
+    int failures = progressed ? 0 : work.claim.failures + 1;
+    char *error = psprintf("attempt %d: %s", work.claim.number, work.reason);
+    Oid types[] = {INT8OID, INT4OID, INT4OID, TEXTOID};
+    Datum values[] = {Int64GetDatum(work.claim.run_id), Int32GetDatum(work.claim.number),
+                      Int32GetDatum(failures), CStringGetTextDatum(error)};
+
+    tlaw_execute(
+        SPI_OK_UPDATE,
+        "UPDATE @.tlaw_run SET failures = $3 WHERE run_id = $1 AND attempt = $2 AND status = 'running'", 3,
+        types, values, NULL);
+    if (failures >= tlaw_max_attempts)
+        attempt_end(&work.claim, "failed", error);
+    else
+        tlaw_execute(SPI_OK_UPDATE,
+                     "UPDATE @.tlaw_run SET status = 'queued', error = $4"
+                     " WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
+                     4, types, values, NULL);
+    ereport(LOG, (errmsg("run " INT64_FORMAT " %s, %s", work.claim.run_id,
+                         failures >= tlaw_max_attempts ? "failed" : "is queued again", error)));
+}
+
+static void settle(enum outcome outcome)
+{
+    struct tlaw_session session;
+
+    worker_begin(&session);
+    if (outcome == OUTCOME_CANCELLED)
+        attempt_end(&work.claim, "cancelled", work.reason);
+    else if (outcome == OUTCOME_FAILED)
+        attempt_end(&work.claim, "failed", work.reason);
+    else if (outcome == OUTCOME_DIED)
+        settle_death();
+    else if (outcome == OUTCOME_RESTART) {
+        ereport(WARNING,
+                (errmsg("the checkpoint of run " INT64_FORMAT " cannot be used, it starts from scratch: %s",
+                        work.claim.run_id, work.reason)));
+        checkpoint_drop(work.claim.run_id, "resume");
+        execute_on_run(SPI_OK_UPDATE, "UPDATE @.tlaw_run SET status = 'queued'"
+                                      " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
+    }
+    worker_commit(&session);
+}
+
+/* ---- a run ---- */
+
+/* Starts the engine, from the stored checkpoint where there is a sound one. */
+static void start_engine(void)
+{
+    struct tlaw_train_message train;
+    struct tlaw_session session;
+    int64 bytes = 0;
+    int tokens_fd;
+
+    worker_begin(&session);
+    if (checkpoint_find(work.claim.run_id, "resume", &work.start_step, &bytes) &&
+        !checkpoint_intact(work.claim.run_id, "resume")) {
+        ereport(WARNING, (errmsg("the checkpoint of run " INT64_FORMAT " is damaged; it starts from scratch",
+                                 work.claim.run_id)));
+        checkpoint_drop(work.claim.run_id, "resume");
+        work.start_step = bytes = 0;
+    }
+    work.checkpoint_step = work.start_step;
+    work.threads = thread_share();
+    tokens_fd = corpus_token_file(work.claim.corpus);
+    worker_commit(&session);
+
+    work.engine = engine_start(tokens_fd, -1, (int64) tlaw_max_run_memory << 20);
+    memset(&train, 0, sizeof(train));
+    train.spec = work.claim.spec;
+    train.run_id = work.claim.run_id;
+    train.threads = work.threads;
+    train.memory_limit = (int64) tlaw_max_run_memory << 20;
+    train.checkpoint_seconds = tlaw_checkpoint_seconds;
+    train.resume_bytes = bytes;
+    engine_send(work.engine, TLAW_TRAIN, &train);
+    if (bytes > 0) {
+        worker_begin(&session);
+        checkpoint_send(work.engine, work.claim.run_id, "resume");
+        worker_commit(&session);
+    }
+}
+
+/* The engine gave up: raises its reason, after the losses up to there; a checkpoint that it refused is
+ * dropped. */
+static enum outcome take_error(const struct tlaw_error_message *message)
+{
+    struct tlaw_error_message error = *message;
+    enum outcome outcome = beat();
+
+    if (outcome != OUTCOME_NONE)
+        return outcome;
+    if (strcmp(error.code, "checkpoint") != 0 || work.start_step == 0)
+        engine_raise(&error);
+    work.reason = pstrdup(error.message);
+    return OUTCOME_RESTART;
+}
+
+/* One message of the engine; OUTCOME_NONE: go on. */
+static enum outcome take_message(enum tlaw_message type, const void *message)
+{
+    switch (type) {
+    case TLAW_NO_MESSAGE:
+        return OUTCOME_NONE;
+    case TLAW_PROGRESS:
+        work.progress = *(const struct tlaw_progress_message *) message;
+        work.progressed = true;
+        return OUTCOME_NONE;
+    case TLAW_LOSS:
+        work.losses[work.loss_count++] = *(const struct tlaw_loss_message *) message;
+        return work.loss_count < LOSS_BATCH ? OUTCOME_NONE : beat();
+    case TLAW_CHECKPOINT:
+        return store_checkpoint(message);
+    case TLAW_DOCUMENT_LOSSES:
+        keep_document_losses(&((const struct tlaw_document_losses_message *) message)->records);
+        return OUTCOME_NONE;
+    case TLAW_RESULT:
+        work.result = *(const struct tlaw_result_message *) message;
+        work.has_result = true;
+        return OUTCOME_NONE;
+    case TLAW_DONE:
+        return finish();
+    case TLAW_ERROR:
+        return take_error(message);
+    default:
+        ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
+                        errmsg("the engine sent a message of type %s out of turn", tlaw_wire_name(type))));
+    }
+    return OUTCOME_NONE;
+}
+
+static enum outcome train(void)
+{
+    enum outcome outcome = OUTCOME_NONE;
+
+    start_engine();
+    work.beat = GetCurrentTimestamp();
+    while (outcome == OUTCOME_NONE) {
+        long left = BEAT_MS - TimestampDifferenceMilliseconds(work.beat, GetCurrentTimestamp());
+        const void *message;
+        enum tlaw_message type;
+        bool died = false;
+
+        type = engine_receive(work.engine, Max(left, 0), &message, &died);
+        outcome = died ? OUTCOME_DIED : take_message(type, message);
+        if (outcome == OUTCOME_NONE && left <= 0)
+            outcome = beat();
+    }
+    if (outcome == OUTCOME_DIED)
+        work.reason = engine_death(work.engine);
+    return outcome;
+}
+
+/* An error of the worker's own, or the engine's ERROR message, ends the run with its text. */
+static enum outcome catch_error(void)
+{
+    ErrorData *error;
+
+    MemoryContextSwitchTo(work.claim.context);
+    error = CopyErrorData();
+    FlushErrorState();
+    AbortOutOfAnyTransaction();
+    MemoryContextSwitchTo(work.claim.context);
+    work.reason = error->detail ? psprintf("%s: %s", error->message, error->detail) : error->message;
+    ereport(LOG, (errmsg("run " INT64_FORMAT " ended: %s", work.claim.run_id, work.reason)));
+    return error->sqlerrcode == ERRCODE_QUERY_CANCELED ? OUTCOME_CANCELLED : OUTCOME_FAILED;
+}
+
+void attempt_make(const struct attempt *attempt)
+{
+    volatile enum outcome outcome = OUTCOME_FAILED;
+
+    memset(&work, 0, sizeof(work));
+    work.claim = *attempt;
+    MemoryContextSwitchTo(work.claim.context);
+    PG_TRY();
+    {
+        outcome = train();
+    }
+    PG_CATCH();
+    {
+        outcome = catch_error();
+    }
+    PG_END_TRY();
+    engine_stop(work.engine);
+    work.engine = NULL;
+    if (outcome != OUTCOME_DONE && outcome != OUTCOME_LOST)
+        settle(outcome);
+    pgstat_report_activity(STATE_IDLE, NULL);
+}
