@@ -100,14 +100,15 @@ SKIP: {
     unlike($server->log_text, qr/process .* was terminated by signal 9/, 'the server has not taken the engine for one of its processes');
     $id = $server->sql("SELECT tlaw_train(${\$server->tiny(40000)}, again => true)");
     $server->training($id);
-    my $worker = $server->sql("SELECT worker_pid FROM tlaw_progress WHERE run_id = $id");
-    $server->sql("COPY (SELECT 1) TO PROGRAM 'kill -9 $worker'");
+    my ($postmaster) = map { $_->[0] } processes($pid);
+    my ($worker) = grep { slurp("/proc/$_/cmdline") =~ /tlaw worker/ } map { $_->[0] } processes($postmaster);
+    kill KILL => $worker;
     ok(wait_for(sub { $server->log_text =~ /reinitializing/ && $server->sql('SELECT 1') eq '1' }), 'worker killed: the cluster restarts');
     $server->sql("CALL tlaw_wait($id)");
     is($server->bits($id), $server->bits($id - 1), 'and the run finishes with the same bits');
     my $restarts = () = $server->log_text =~ /reinitializing/g;
     is($restarts, 1, 'its orphaned engine did not restart the cluster once more');
-    kill INT => map { $_->[0] } processes($pid);
+    kill INT => $postmaster;
     waitpid $pid, 0;
 }
 done_testing;
