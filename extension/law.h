@@ -68,8 +68,10 @@ extern double law_flops(const struct law_source *source, enum tlaw_form form, co
 
 extern char *law_text_argument(FunctionCallInfo fcinfo, int i); /* NULL for NULL */
 extern enum tlaw_form law_form_argument(const char *name);      /* error lists the forms */
-/* Forms of a text[] argument, or the default ones. */
-extern int law_forms_argument(FunctionCallInfo fcinfo, int i, enum tlaw_form *forms);
+/* Forms of a text[] argument; for NULL the two power laws, or where a source is given all whose variables it
+ * has. */
+extern int law_forms_argument(FunctionCallInfo fcinfo, int i, const struct law_source *source,
+                              enum tlaw_form *forms);
 extern enum tlaw_loss law_loss_argument(const char *loss);
 extern const char *law_loss_name(const struct tlaw_fit *fit);
 
@@ -81,6 +83,8 @@ struct law_record {
     int draws;
     int64 seed;
     const double (*bootstrap)[TLAW_MAX_PARAMS];
+    const double *start; /* NULL: several */
+    int max_iterations;  /* < 0: enough */
     double alpha_dropped, beta_dropped;
     const uint8 *sha256; /* 32 bytes */
 };

@@ -138,6 +138,7 @@ CREATE TABLE @extschema@.tlaw_fit_record (
     form text NOT NULL, x text, y text NOT NULL,
     loss text NOT NULL, delta float8, weights text NOT NULL, cluster text NOT NULL,
     uncertainty text NOT NULL, level float8 NOT NULL, draws int8 NOT NULL, seed int8 NOT NULL,
+    start float8[], max_iterations int8,                -- where given
     n int8 NOT NULL, clusters int8 NOT NULL, rows_sha256 bytea NOT NULL,
     params text[] NOT NULL,                             -- names; ln_...: the logarithm is stored
     parameters float8[], se float8[], low float8[], high float8[],
@@ -161,7 +162,7 @@ SELECT f.fit_id, f.study, f.source, f.form, f.x, f.y, f.n, f.clusters, f.cluster
        f.params, f.parameters, f.se, f.low, f.high, f.level, f.uncertainty, f.covariance, f.df, f.noise,
        f.converged, f.at_bound, f.objective, f.gradient_norm, f.relative_offset, f.iterations, f.starts,
        f.starts_reached, f.second_objective, f.second_distance, f.irreducible_p, f.curvature_p, f.alpha_dropped,
-       f.beta_dropped, f.draws, f.seed, f.bootstrap, pg_catalog.encode(f.rows_sha256, 'hex') AS rows_sha256,
+       f.beta_dropped, f.draws, f.seed, f.start, f.max_iterations, f.bootstrap, pg_catalog.encode(f.rows_sha256, 'hex') AS rows_sha256,
        f.analysis, f.message, f.code_version, f.owner, f.created_at
   FROM @extschema@.tlaw_fit_record f JOIN pg_catalog.pg_roles r ON r.rolname = f.owner
  WHERE pg_catalog.pg_has_role(r.oid, 'USAGE');
@@ -230,7 +231,7 @@ CREATE FUNCTION @extschema@.tlaw_holdout(source text, x text DEFAULT NULL, forms
                    bias_pct float8, inside float8, converged boolean, message text)
     AS 'MODULE_PATHNAME', 'tlaw_holdout' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_holdout IS
-    'fits forms without the largest compute and says how well each predicts it; inside: share within the predictive interval';
+    'fits forms (NULL: all whose variables the rows have) without the largest compute and says how well each predicts it; inside: share within the predictive interval';
 
 CREATE FUNCTION @extschema@.tlaw_sensitivity(source text, form text DEFAULT 'power_law_offset', x text DEFAULT NULL,
     loss text DEFAULT NULL, delta float8 DEFAULT 1e-3, y text DEFAULT NULL, cluster text DEFAULT NULL,
@@ -264,12 +265,12 @@ COMMENT ON FUNCTION @extschema@.tlaw_theory IS
     'exponents of the excess risk''s upper bound on data of an intrinsic dimension: 2s/(2s + d) in data, 2s/d in parameters; 4/d beside them';
 
 CREATE FUNCTION @extschema@.tlaw_create_study(name text, law text DEFAULT 'power_law_offset',
-    estimator text DEFAULT 'levina_bickel', metric text DEFAULT 'euclidean', layer float8 DEFAULT -1,
+    estimator text DEFAULT 'calibrated', metric text DEFAULT 'euclidean', layer float8 DEFAULT -1,
     run int8 DEFAULT NULL, x text DEFAULT 'train_tokens', y text DEFAULT 'test_loss', smoothness float8 DEFAULT 1,
     level float8 DEFAULT 0.95, tolerance float8 DEFAULT 0.02) RETURNS void
     AS 'MODULE_PATHNAME', 'tlaw_create_study' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_create_study IS
-    'freezes a study''s primary analysis before its first run: law, dimension (estimator, metric, layer, -1 the last; of which run), smoothness; every other analysis of it is labelled exploratory';
+    'freezes a study''s primary analysis before its first run: law, dimension (estimator; metric; layer, -1 the last block''s output; of which run), smoothness; every other analysis of it is labelled exploratory';
 
 CREATE VIEW @extschema@.tlaw_study_plans WITH (security_barrier) AS
 SELECT p.study, p.form AS law, p.x, p.y, p.estimator, p.metric, p.layer, p.run_id AS run, p.smoothness, p.level,
@@ -280,17 +281,18 @@ SELECT p.study, p.form AS law, p.x, p.y, p.estimator, p.metric, p.layer, p.run_i
 COMMENT ON VIEW @extschema@.tlaw_study_plans IS 'the frozen primary analyses of your roles'' studies';
 GRANT SELECT ON @extschema@.tlaw_study_plans TO PUBLIC;
 
-CREATE FUNCTION @extschema@.tlaw_theory_test(source text, dimension float8, dimension_se float8,
-    metric text DEFAULT NULL, x text DEFAULT NULL, y text DEFAULT NULL, cluster text DEFAULT NULL,
+CREATE FUNCTION @extschema@.tlaw_theory_test(source text, dimension float8 DEFAULT NULL,
+    dimension_se float8 DEFAULT NULL, metric text DEFAULT NULL, x text DEFAULT NULL, y text DEFAULT NULL, cluster text DEFAULT NULL,
     smoothness float8 DEFAULT NULL, level float8 DEFAULT NULL, tolerance float8 DEFAULT NULL)
-    RETURNS TABLE (analysis text, form text, variable text, dimension_metric text, assumed_smoothness float8,
+    RETURNS TABLE (analysis text, form text, variable text, dimension_metric text, dimension_estimator text,
+                   assumed_smoothness float8,
                    assumed_dimension float8, alpha float8, alpha_low float8, alpha_high float8, predicted float8,
                    predicted_low float8, predicted_high float8, difference float8, difference_low float8,
                    difference_high float8, p float8, smoothness_low float8, smoothness_high float8, verdict text,
                    message text)
     AS 'MODULE_PATHNAME', 'tlaw_theory_test' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_theory_test IS
-    'the observed exponent, with and without an irreducible loss, against the theory''s upper bound on the excess risk, the uncertainty of both carried';
+    'the observed exponent, with and without an irreducible loss, against the theory''s upper bound on the excess risk, the uncertainty of both carried; without a dimension given, against each that tlaw_run_dimension found for the study''s planned run, or its run on the most data';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_study_plan', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record', '');

@@ -99,7 +99,6 @@ Datum tlaw_holdout(PG_FUNCTION_ARGS)
     tlaw_not_null(fcinfo, 4, "delta");
     tlaw_not_null(fcinfo, 7, "largest");
     tlaw_not_null(fcinfo, 9, "level");
-    n_forms = law_forms_argument(fcinfo, 2, forms);
     request.x = law_text_argument(fcinfo, 1);
     request.loss = law_loss_argument(law_text_argument(fcinfo, 3));
     request.delta = tlaw_number_argument("delta", PG_GETARG_FLOAT8(4), 1e-12, 1e12);
@@ -111,6 +110,7 @@ Datum tlaw_holdout(PG_FUNCTION_ARGS)
     request.level = tlaw_number_argument("level", PG_GETARG_FLOAT8(9), 0.5, 0.9999);
     InitMaterializedSRF(fcinfo, 0);
     source = law_open(law_text_argument(fcinfo, 0));
+    n_forms = law_forms_argument(fcinfo, 2, source, forms);
     for (i = 0; i < n_forms; i++)
         holdout_form((ReturnSetInfo *) fcinfo->resultinfo, source, forms[i], &request, share, train_below);
     law_close(source);

@@ -17,6 +17,8 @@ PG_FUNCTION_INFO_V1(tlaw_fit);
 
 enum uncertainty { PROFILE, DELTA, ROW_BOOTSTRAP, CLUSTER_BOOTSTRAP };
 
+#define FEW_CLUSTERS 20
+
 static const char *const uncertainties[] = {"profile", "delta", "row_bootstrap", "cluster_bootstrap"};
 
 struct fit_arguments {
@@ -81,7 +83,7 @@ static void read_arguments(FunctionCallInfo fcinfo, struct fit_arguments *argume
         if (required[i])
             tlaw_not_null(fcinfo, i, required[i]);
     memset(arguments, 0, sizeof(*arguments));
-    arguments->n_forms = law_forms_argument(fcinfo, 2, arguments->forms);
+    arguments->n_forms = law_forms_argument(fcinfo, 2, NULL, arguments->forms);
     arguments->request.x = law_text_argument(fcinfo, 1);
     arguments->request.loss = law_loss_argument(law_text_argument(fcinfo, 3));
     arguments->request.delta = tlaw_number_argument("delta", PG_GETARG_FLOAT8(4), 1e-12, 1e12);
@@ -173,6 +175,9 @@ static void set_uncertainty(const struct tlaw_host *host, const struct tlaw_data
                  errmsg("uncertainty: 'cluster_bootstrap' with %d clusters",
                         data->clustered ? data->n_clusters : 0),
                  errhint("Name a column with at least two different values: cluster => 'subset_seed'.")));
+    if (bootstrap->by_cluster && data->n_clusters < FEW_CLUSTERS)
+        tlaw_fit_say(fit->message, "%d clusters: the bootstrap's interval is too narrow, 'profile' is not",
+                     data->n_clusters);
     tlaw_fit_bootstrap(host, data, fit, bootstrap);
     tlaw_fit_use_bootstrap(host, bootstrap, fit);
 }
@@ -277,6 +282,8 @@ static void fit_form(ReturnSetInfo *result, const struct law_source *source,
     tlaw_fit_prepared(&host, data, &options, &fit);
     set_uncertainty(&host, data, arguments, &fit, &bootstrap);
     hash_rows(data, sha256);
+    record.start = arguments->start;
+    record.max_iterations = arguments->max_iterations;
     record.study = source->is_study ? source->source : NULL;
     record.analysis = analysis_label(source, form, &request);
     record.bootstrap = (const double(*)[TLAW_MAX_PARAMS]) bootstrap.params;

@@ -280,16 +280,33 @@ enum tlaw_form law_form_argument(const char *name)
                     errhint("Forms are %s.", known.data)));
 }
 
-int law_forms_argument(FunctionCallInfo fcinfo, int i, enum tlaw_form *forms)
+/* Does the source have the columns of a form's variables? */
+static bool has_variables(const struct law_source *source, enum tlaw_form form)
+{
+    struct law_request request = {0};
+    int v;
+
+    for (v = 0; v < tlaw_form_info(form)->n_variables; v++)
+        if (!law_has_column(source, variable_column(source, tlaw_form_info(form)->variables[v], &request)))
+            return false;
+    return true;
+}
+
+int law_forms_argument(FunctionCallInfo fcinfo, int i, const struct law_source *source, enum tlaw_form *forms)
 {
     Datum *names;
     bool *nulls;
-    int n, k;
+    int n = 0, k;
 
     if (PG_ARGISNULL(i)) {
-        forms[0] = TLAW_POWER_LAW;
-        forms[1] = TLAW_POWER_LAW_OFFSET;
-        return 2;
+        for (k = 0; k < TLAW_FORMS; k++)
+            if (source ? has_variables(source, k) : k == TLAW_POWER_LAW || k == TLAW_POWER_LAW_OFFSET)
+                forms[n++] = k;
+        if (n == 0)
+            ereport(ERROR,
+                    (errcode(ERRCODE_UNDEFINED_COLUMN), errmsg("the rows have the variables of no form"),
+                     errhint("x, or n_params and n_tokens.")));
+        return n;
     }
     deconstruct_array(PG_GETARG_ARRAYTYPE_P(i), TEXTOID, -1, false, TYPALIGN_INT, &names, &nulls, &n);
     if (n < 1 || n > TLAW_FORMS)

@@ -91,6 +91,9 @@ static void put_request(struct columns *columns, const struct tlaw_fit *fit, con
     put_number(columns, "level", fit->level);
     put_count(columns, "draws", record->bootstrap ? record->draws : 0);
     put_count(columns, "seed", record->seed);
+    put_numbers(columns, "start", record->start, tlaw_form_info(fit->form)->n_params, record->start == NULL);
+    put(columns, "max_iterations", INT8OID, Int64GetDatum(record->max_iterations),
+        record->max_iterations < 0);
     put(columns, "rows_sha256", BYTEAOID, PointerGetDatum(hash), false);
     put_text(columns, "analysis", record->analysis);
     put_text(columns, "code_version", TLAW_VERSION);

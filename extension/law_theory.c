@@ -101,44 +101,118 @@ Datum tlaw_create_study(PG_FUNCTION_ARGS)
 /* ---- the test ---- */
 
 struct plan {
-    bool found;
-    char *form, *metric, *x, *y;
+    bool found, has_run;
+    char *form, *estimator, *metric, *x, *y;
+    int layer; /* -1: the last block's output */
+    int64 run;
     double smoothness, level, tolerance;
+};
+
+/* A dimension to test against: given by hand, or measured of a run of the study. */
+struct measured {
+    const char *metric, *how; /* how: estimator and protocol */
+    double dimension, se;
+    bool planned; /* measured as the study's plan says */
 };
 
 /* The frozen analysis of a study; .found false when there is none. */
 static struct plan read_plan(const struct law_source *source)
 {
-    struct plan plan = {.smoothness = 1, .level = 0.95, .tolerance = 0.02};
-    MemoryContext context = source->context, old;
+    struct plan plan = {.layer = -1, .smoothness = 1, .level = 0.95, .tolerance = 0.02};
+    char **texts[5] = {&plan.form, &plan.metric, &plan.x, &plan.y, &plan.estimator};
+    double *numbers[3] = {&plan.smoothness, &plan.level, &plan.tolerance};
     struct tlaw_session session;
     Oid type = TEXTOID;
     Datum value = CStringGetTextDatum(source->source);
     bool null;
+    int i;
 
     if (!source->is_study)
         return plan;
     tlaw_begin(&session);
-    if (tlaw_execute(
-            SPI_OK_SELECT,
-            "SELECT form, metric, x, y, smoothness, level, tolerance FROM @.tlaw_study_plan WHERE study = $1",
-            1, &type, &value, NULL) > 0) {
+    if (tlaw_execute(SPI_OK_SELECT,
+                     "SELECT form, metric, x, y, estimator, smoothness, level, tolerance, layer, run_id "
+                     "FROM @.tlaw_study_plan WHERE study = $1",
+                     1, &type, &value, NULL) > 0) {
         HeapTuple row = SPI_tuptable->vals[0];
         TupleDesc descriptor = SPI_tuptable->tupdesc;
 
-        old = MemoryContextSwitchTo(context);
+        for (i = 0; i < 5; i++)
+            *texts[i] = MemoryContextStrdup(source->context, SPI_getvalue(row, descriptor, 1 + i));
+        for (i = 0; i < 3; i++)
+            *numbers[i] = DatumGetFloat8(SPI_getbinval(row, descriptor, 6 + i, &null));
         plan.found = true;
-        plan.form = TextDatumGetCString(SPI_getbinval(row, descriptor, 1, &null));
-        plan.metric = TextDatumGetCString(SPI_getbinval(row, descriptor, 2, &null));
-        plan.x = TextDatumGetCString(SPI_getbinval(row, descriptor, 3, &null));
-        plan.y = TextDatumGetCString(SPI_getbinval(row, descriptor, 4, &null));
-        plan.smoothness = DatumGetFloat8(SPI_getbinval(row, descriptor, 5, &null));
-        plan.level = DatumGetFloat8(SPI_getbinval(row, descriptor, 6, &null));
-        plan.tolerance = DatumGetFloat8(SPI_getbinval(row, descriptor, 7, &null));
-        MemoryContextSwitchTo(old);
+        plan.layer = DatumGetInt32(SPI_getbinval(row, descriptor, 9, &null));
+        plan.run = DatumGetInt64(SPI_getbinval(row, descriptor, 10, &null));
+        plan.has_run = !null;
     }
     tlaw_end(&session);
     return plan;
+}
+
+/* Row i of what measured_dimensions found. */
+static struct measured measured_row(const struct law_source *source, const struct plan *plan, uint64 i)
+{
+    HeapTuple row = SPI_tuptable->vals[i];
+    TupleDesc descriptor = SPI_tuptable->tupdesc;
+    bool null, exclude = DatumGetBool(SPI_getbinval(row, descriptor, 4, &null));
+    char *estimator = SPI_getvalue(row, descriptor, 2), *how;
+    bool batches = strcmp(SPI_getvalue(row, descriptor, 3), "batches") == 0;
+    bool paper = strcmp(estimator, "levina_bickel") == 0;
+    struct measured found;
+
+    how = psprintf("%s, %s", estimator,
+                   batches   ? "mean over batches"
+                   : exclude ? "pooled, neighbours from other documents"
+                             : "pooled");
+    found.metric = MemoryContextStrdup(source->context, SPI_getvalue(row, descriptor, 1));
+    found.how = MemoryContextStrdup(source->context, how);
+    found.dimension = DatumGetFloat8(SPI_getbinval(row, descriptor, 5, &null));
+    found.se = DatumGetFloat8(SPI_getbinval(row, descriptor, 6, &null));
+    found.planned = plan->found && strcmp(plan->estimator, estimator) == 0 &&
+                    strcmp(plan->metric, found.metric) == 0 && (paper ? batches : !batches && exclude);
+    return found;
+}
+
+/*
+ * The dimensions that were measured of the planned run, or of the study's run on the most data: at the
+ * planned layer, every metric and protocol.  As planned: the paper's protocol (batches) for its estimator,
+ * else all points at once with neighbours from other documents only.
+ */
+static struct measured *measured_dimensions(const struct law_source *source, const struct plan *plan, int *n)
+{
+    Oid types[3] = {TEXTOID, INT8OID, INT4OID};
+    Datum values[3];
+    char nulls[3] = {' ', plan->has_run ? ' ' : 'n', ' '};
+    struct measured *found;
+    int i;
+
+    values[0] = CStringGetTextDatum(source->source);
+    values[1] = Int64GetDatum(plan->run);
+    values[2] = Int32GetDatum(plan->layer);
+    *n =
+        !source->is_study
+            ? 0
+            : (int) tlaw_execute(
+                  SPI_OK_SELECT,
+                  "SELECT d.metric, d.estimator, d.protocol, d.exclude_document, d.dimension, d.dimension_se "
+                  "FROM @.tlaw_run_dimensions d JOIN @.tlaw_runs r USING (run_id) "
+                  "WHERE d.run_id = COALESCE($2, (SELECT e.run_id FROM @.tlaw_run_dimensions e "
+                  "JOIN @.tlaw_runs s USING (run_id) WHERE s.study = $1 "
+                  "ORDER BY s.train_tokens DESC NULLS LAST, e.run_id LIMIT 1)) "
+                  "AND d.layer = CASE WHEN $3 < 0 THEN r.n_layer ELSE $3 END AND NOT d.untrained "
+                  "AND d.protocol IN ('batches', 'pooled') AND d.dimension > 0 AND d.dimension_se >= 0 "
+                  "ORDER BY 3, 4, 2, 1",
+                  3, types, values, nulls);
+    if (*n == 0)
+        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                        errmsg("no dimension was measured for \"%.100s\"", source->source),
+                        errhint("Measure one of its runs with tlaw_run_dimension, or give dimension => and "
+                                "dimension_se =>.")));
+    found = MemoryContextAlloc(source->context, sizeof(*found) * *n);
+    for (i = 0; i < *n; i++)
+        found[i] = measured_row(source, plan, i);
+    return found;
 }
 
 static const char *verdict_text(const struct tlaw_theory_test *test)
@@ -183,7 +257,7 @@ static char *needed_text(const struct tlaw_theory_test *test, const struct tlaw_
         half, test->runs_factor, test->tolerance);
 }
 
-static void put_test(ReturnSetInfo *result, const char *analysis, const char *metric,
+static void put_test(ReturnSetInfo *result, const char *analysis, const struct measured *dimension,
                      const struct law_request *request, const struct tlaw_fit *fit,
                      const struct tlaw_theory_test *test, bool tested)
 {
@@ -194,18 +268,19 @@ static void put_test(ReturnSetInfo *result, const char *analysis, const char *me
                           test->difference,     test->low,
                           test->high,           test->p,
                           test->smoothness_low, test->smoothness_high};
-    Datum values[20];
-    bool nulls[20] = {false};
+    Datum values[21];
+    bool nulls[21] = {false};
     int i;
 
     values[0] = CStringGetTextDatum(analysis);
     values[1] = CStringGetTextDatum(tlaw_form_info(fit->form)->name);
     tlaw_set_text(values, nulls, 2, request->x ? request->x : "x");
-    tlaw_set_text(values, nulls, 3, metric);
+    tlaw_set_text(values, nulls, 3, dimension->metric);
+    tlaw_set_text(values, nulls, 4, dimension->how);
     for (i = 0; i < 14; i++)
-        tlaw_set_number(values, nulls, 4 + i, tested || i < 5 ? numbers[i] : NAN);
-    tlaw_set_text(values, nulls, 18, tested && !slope_is_apparent(fit) ? verdict_text(test) : "undecided");
-    tlaw_set_text(values, nulls, 19,
+        tlaw_set_number(values, nulls, 5 + i, tested || i < 5 ? numbers[i] : NAN);
+    tlaw_set_text(values, nulls, 19, tested && !slope_is_apparent(fit) ? verdict_text(test) : "undecided");
+    tlaw_set_text(values, nulls, 20,
                   tested            ? needed_text(test, fit)
                   : fit->message[0] ? psprintf("no finite interval of alpha: %s", fit->message)
                                     : "no finite interval of alpha, or a dimension within its error of 0");
@@ -221,12 +296,12 @@ static enum tlaw_theory theory_of(const char *x)
 struct test_arguments {
     struct law_request request;
     struct plan plan;
-    const char *metric;
     struct tlaw_theory_test test;
 };
 
 static void test_form(ReturnSetInfo *result, const struct law_source *source,
-                      const struct test_arguments *arguments, enum tlaw_form form)
+                      const struct test_arguments *arguments, const struct measured *dimension,
+                      enum tlaw_form form)
 {
     struct law_request request = arguments->request;
     struct tlaw_theory_test test = arguments->test;
@@ -243,17 +318,19 @@ static void test_form(ReturnSetInfo *result, const struct law_source *source,
 
     rows = law_rows(source, form, &request, &n, NULL);
     tlaw_fit_run(&host, rows, n, form, &options, &fit);
+    test.theory = tlaw_form_info(form)->n_variables > 1 ? TLAW_THEORY_PARAMS : theory_of(request.x);
+    test.dimension = dimension->dimension;
+    test.dimension_se = dimension->se;
     test.alpha = fit.natural[alpha];
     test.alpha_low = fit.low[alpha];
     test.alpha_high = fit.high[alpha];
     test.alpha_df = fit.df;
-    primary = plan->found && strcmp(plan->form, tlaw_form_info(form)->name) == 0 &&
-              strcmp(plan->x, request.x ? request.x : "") == 0 && strcmp(plan->y, request.y) == 0 &&
-              arguments->metric && strcmp(plan->metric, arguments->metric) == 0 &&
+    primary = dimension->planned && strcmp(plan->form, tlaw_form_info(form)->name) == 0 &&
+              strcmp(plan->x, request.x ? request.x : plan->x) == 0 && strcmp(plan->y, request.y) == 0 &&
               plan->level == test.level && plan->smoothness == test.smoothness &&
               plan->tolerance == test.tolerance;
     tested = fit.converged && tlaw_test_theory(&test);
-    put_test(result, primary ? "primary" : "exploratory", arguments->metric, &request, &fit, &test, tested);
+    put_test(result, primary ? "primary" : "exploratory", dimension, &request, &fit, &test, tested);
     MemoryContextDelete(context);
 }
 
@@ -263,38 +340,58 @@ static double number_or(FunctionCallInfo fcinfo, int i, const char *name, double
     return PG_ARGISNULL(i) ? missing : tlaw_number_argument(name, PG_GETARG_FLOAT8(i), low, high);
 }
 
+/* The dimension of the arguments (dimension, dimension_se, metric) at 1 .. 3, or those that were measured. */
+static struct measured *dimension_arguments(FunctionCallInfo fcinfo, const struct law_source *source,
+                                            const struct plan *plan, int *n)
+{
+    struct measured *given;
+
+    if (PG_ARGISNULL(1) != PG_ARGISNULL(2))
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("dimension and dimension_se go together"),
+                 errhint("Give both (dimension_se => 0 where it is known), or neither: then what "
+                         "tlaw_run_dimension found is taken.")));
+    if (PG_ARGISNULL(1))
+        return measured_dimensions(source, plan, n);
+    given = palloc0(sizeof(*given));
+    given->dimension = tlaw_number_argument("dimension", PG_GETARG_FLOAT8(1), 1e-6, 1e9);
+    given->se = tlaw_number_argument("dimension_se", PG_GETARG_FLOAT8(2), 0, 1e9);
+    given->metric = law_text_argument(fcinfo, 3);
+    given->how = "as given";
+    if (given->metric)
+        check_name("metric", given->metric, tlaw_metric_find(given->metric) >= 0,
+                   "'euclidean', 'cosine' or 'angular'.");
+    *n = 1;
+    return given;
+}
+
 /* (source, dimension, dimension_se, metric, x, y, cluster, smoothness, level, tolerance) */
 Datum tlaw_theory_test(PG_FUNCTION_ARGS)
 {
     ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
     struct test_arguments a = {0};
     struct law_source *source;
+    struct measured *dimensions;
+    int n, i;
 
     tlaw_not_null(fcinfo, 0, "source");
-    tlaw_not_null(fcinfo, 1, "dimension");
-    tlaw_not_null(fcinfo, 2, "dimension_se");
     InitMaterializedSRF(fcinfo, 0);
     source = law_open(law_text_argument(fcinfo, 0));
     a.plan = read_plan(source);
-    a.test.dimension = tlaw_number_argument("dimension", PG_GETARG_FLOAT8(1), 1e-6, 1e9);
-    a.test.dimension_se = tlaw_number_argument("dimension_se", PG_GETARG_FLOAT8(2), 0, 1e9);
-    a.metric = PG_ARGISNULL(3) ? a.plan.metric : law_text_argument(fcinfo, 3);
-    if (a.metric)
-        check_name("metric", a.metric, tlaw_metric_find(a.metric) >= 0,
-                   "'euclidean', 'cosine' or 'angular'.");
+    dimensions = dimension_arguments(fcinfo, source, &a.plan, &n);
     a.request.x = PG_ARGISNULL(4) ? a.plan.x : law_text_argument(fcinfo, 4);
-    if (a.request.x == NULL)
-        a.request.x = law_first_column(source, (const char *const[]){"x", "train_tokens"}, 2);
     a.request.y = PG_ARGISNULL(5) ? a.plan.y : law_text_argument(fcinfo, 5);
     a.request.cluster = law_text_argument(fcinfo, 6);
     a.test.smoothness = number_or(fcinfo, 7, "smoothness", a.plan.smoothness, 1e-6, 1e6);
     a.test.level = number_or(fcinfo, 8, "level", a.plan.level, 0.5, 0.9999);
     a.test.tolerance = number_or(fcinfo, 9, "tolerance", a.plan.tolerance, 0, 10);
-    a.test.theory = theory_of(a.request.x);
-    test_form(result, source, &a, TLAW_POWER_LAW_OFFSET);
-    test_form(result, source, &a, TLAW_POWER_LAW);
-    if (a.plan.found && strcmp(a.plan.form, "power_law") != 0 && strcmp(a.plan.form, "power_law_offset") != 0)
-        test_form(result, source, &a, law_form_argument(a.plan.form));
+    for (i = 0; i < n; i++) {
+        test_form(result, source, &a, &dimensions[i], TLAW_POWER_LAW_OFFSET);
+        test_form(result, source, &a, &dimensions[i], TLAW_POWER_LAW);
+        if (a.plan.found && strcmp(a.plan.form, "power_law") != 0 &&
+            strcmp(a.plan.form, "power_law_offset") != 0)
+            test_form(result, source, &a, &dimensions[i], law_form_argument(a.plan.form));
+    }
     law_close(source);
     return (Datum) 0;
 }

@@ -79,6 +79,7 @@ SELECT count(*) FROM tlaw_joint_region(:fit, points => 32);
 SELECT tlaw_predict(:fit, 1e8);
 SELECT form, n_train, n_test, mean_abs_error_pct < 1 AS close, converged
   FROM tlaw_holdout('SELECT * FROM surface', forms => '{chinchilla,kaplan}');
+SELECT form FROM tlaw_holdout('SELECT * FROM surface') ORDER BY form;
 SELECT choice, count(*) FROM tlaw_sensitivity('SELECT * FROM surface', 'chinchilla') GROUP BY choice ORDER BY choice;
 SELECT approach, name, round(exponent::numeric, 1) AS exponent FROM tlaw_isoflop('SELECT * FROM surface');
 SELECT round(alpha_se::numeric, 3) AS alpha_se, df
@@ -91,13 +92,24 @@ SELECT tlaw_theory(0);
 SELECT tlaw_create_study('law_frozen', smoothness => 1);
 SELECT tlaw_create_study('law_frozen');
 SELECT tlaw_create_study('law_other', metric => 'hamming');
-SELECT count(tlaw_record_run('law_frozen', n_params => 1e6, train_tokens => x, test_loss => bent, subset_seed => k))
-  FROM points;
+SELECT count(tlaw_record_run('law_frozen', n_params => 1e6, n_layer => 2, train_tokens => x, test_loss => bent,
+                             subset_seed => k)) FROM points;
 SELECT tlaw_create_study('law_frozen');
 SELECT form, converged FROM tlaw_fit('law_frozen');
 SELECT form, analysis FROM tlaw_fits WHERE study = 'law_frozen' ORDER BY fit_id;
-SELECT analysis, form, round(predicted::numeric, 3) AS predicted, verdict, smoothness_low < smoothness_high AS reconciled
-  FROM tlaw_theory_test('law_frozen', 10, 0.1);
-SELECT analysis, verdict FROM tlaw_theory_test('law_frozen', 2, 0.02, 'cosine') WHERE form = 'power_law_offset';
+SELECT study, law, estimator, metric, layer, tolerance FROM tlaw_study_plans;
+SELECT * FROM tlaw_theory_test('law_frozen');
+INSERT INTO tlaw_run_dimension_record (run_id, layer, protocol, exclude_document, untrained, metric, estimator, dimension,
+                                       dimension_se)
+SELECT run_id, layer, protocol, protocol = 'pooled', false, metric, estimator, d, 0.01 * d
+  FROM (SELECT max(run_id) AS run_id FROM tlaw_runs WHERE study = 'law_frozen') r,
+       (VALUES (1, 'pooled', 'euclidean', 'calibrated', 3), (2, 'pooled', 'euclidean', 'calibrated', 10),
+               (2, 'pooled', 'cosine', 'calibrated', 2), (2, 'batches', 'euclidean', 'levina_bickel', 8))
+           v(layer, protocol, metric, estimator, d);
+SELECT analysis, form, dimension_metric, dimension_estimator, assumed_dimension AS d, round(predicted::numeric, 3) AS predicted,
+       verdict
+  FROM tlaw_theory_test('law_frozen');
+SELECT analysis, verdict, smoothness_low < smoothness_high AS reconciled
+  FROM tlaw_theory_test('law_frozen', 10, 0.1) WHERE form = 'power_law_offset';
 SELECT analysis, verdict, message FROM tlaw_theory_test('law_frozen', 4.7, 2) WHERE form = 'power_law_offset';
-SELECT study, law, metric, layer, tolerance FROM tlaw_study_plans;
+SELECT tlaw_theory_test('law_frozen', 5);
