@@ -18,7 +18,7 @@ CONFIGURATIONS = {  # L, d_model, heads, T, B, V
     "iii": (6, 384, 6, 256, 8, 256),
     "iv": (6, 384, 6, 256, 8, 8192),
 }
-THREADS = os.cpu_count()
+THREADS = len(os.sched_getaffinity(0))
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
