@@ -251,8 +251,8 @@ static int64_t default_micro_batch(const struct tlaw_spec *s)
 static void resolve_shape(struct tlaw_spec *s, int64_t train_available)
 {
     default_word(s->arch, "gpt2");
-    default_integer(&s->n_layer, 4);
-    default_integer(&s->d_model, 128);
+    default_integer(&s->n_layer, 2);
+    default_integer(&s->d_model, 64);
     default_integer(&s->n_head, default_heads(s->d_model));
     default_integer(&s->context_length, 128);
     default_integer(&s->bias, 0);
@@ -263,23 +263,27 @@ static void resolve_shape(struct tlaw_spec *s, int64_t train_available)
 
 /*
  * Batch, steps, learning rate and decay by the rule that README.md states under "Defaults": found by a search
- * over learning rate, steps and decay at five sizes (regress/bench/search.c).
+ * over learning rate, steps and decay at five sizes (regress/bench/search.c).  Small batches make the best
+ * use of a token; a run sees enough tokens for its parameters, but a small subset at most 64 times; where
+ * parameters outnumber tokens it is trained more gently and decayed more.
  */
 static void resolve_training(struct tlaw_spec *s)
 {
     double n_params = (double) tlaw_spec_params_non_embedding(s), D = (double) s->train_tokens;
-    double T = (double) s->context_length, seen;
+    double T = (double) s->context_length, C = (double) s->d_model;
+    double wanted = fmax(20 * n_params, fmin(128 * n_params, 12.8e6));
+    double seen = fmax(D, fmin(64 * D, wanted));
+    double scarcity = fmax(1, n_params / D);
 
-    default_integer(&s->batch_size, at_least(2048 / T, 1));
-    seen = fmax(D, fmin(16 * D, 10 * n_params));
+    default_integer(&s->batch_size, at_least(round(8 * C / T), 1));
     default_integer(&s->steps, at_least(ceil(seen / ((double) s->batch_size * T)), 50));
-    default_number(&s->learning_rate, fmin(0.01, 0.3 / sqrt(n_params / 3 + 100)));
+    default_number(&s->learning_rate, fmin(0.005, 0.5 / C) / sqrt(scarcity));
     default_number(&s->min_learning_rate, s->learning_rate / 10);
     default_integer(&s->warmup_steps, s->steps < 20 ? s->steps / 2 : at_least((double) s->steps * 0.05, 10));
     default_word(s->schedule, "cosine");
     default_integer(&s->cooldown_steps,
                     strcmp(s->schedule, "constant") == 0 ? (s->steps - s->warmup_steps) / 5 : 0);
-    default_number(&s->weight_decay, 0.1);
+    default_number(&s->weight_decay, fmin(0.1 * scarcity, 1));
     default_number(&s->beta1, 0.9);
     default_number(&s->beta2, 0.95);
     default_number(&s->grad_clip, 1);

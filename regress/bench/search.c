@@ -1,6 +1,6 @@
 /*
- * Trains one model on real text without a server and prints its validation losses: what the search for the defaults
- * rule (search.py) is made of.
+ * Trains one model on real text without a server and prints its validation losses: what the search for the
+ * defaults rule (search.py) is made of.
  *
  *   search TOKEN_FILE field=value ...     fields of kernels/engine/spec.h; those left out follow the rule
  *   search --freeze TEXT TOKEN_FILE       TEXT: PostgreSQL COPY text format, one column
@@ -124,7 +124,8 @@ static void train(const struct tlaw_spec *spec, const struct corpus *corpus)
         if (step == spec->steps || trainer_step(trainer).diverged)
             break;
     }
-    printf("best %.5f last %.5f best_step %lld steps %lld lr %.6g decay %.4g batch %lld params %lld seconds %.1f\n",
+    printf("best %.5f last %.5f best_step %lld steps %lld lr %.6g decay %.4g batch %lld params %lld seconds "
+           "%.1f\n",
            best, last, (long long) trainer_best_step(trainer), (long long) spec->steps, spec->learning_rate,
            spec->weight_decay, (long long) spec->batch_size, (long long) tlaw_spec_params_non_embedding(spec),
            now() - start);
@@ -152,8 +153,8 @@ int main(int argc, char **argv)
         set_field(&spec, argv[i]);
     spec.vocab_size = corpus.header->vocab_size;
     snprintf(spec.isa, sizeof spec.isa, "%s", backend_cpu_isa());
-    if (tlaw_spec_resolve(&spec, corpus.header->tokens[PART_TRAIN], corpus.header->tokens[PART_VALIDATION], message,
-                          sizeof message))
+    if (tlaw_spec_resolve(&spec, corpus.header->tokens[PART_TRAIN], corpus.header->tokens[PART_VALIDATION],
+                          message, sizeof message))
         fail(message);
     train(&spec, &corpus);
     return 0;
