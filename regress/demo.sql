@@ -11,10 +11,10 @@ SET client_min_messages = notice;
 SELECT tlaw_create_corpus('manual', 'body', group_column => 'page', validation_fraction => 0.03, test_fraction => 0.03);
 SELECT corpus, documents, tokens, train_tokens, vocab_size, tokenizer FROM tlaw_corpora;
 
-\echo '== Submit 21 runs: 7 sizes of training set, 3 replicates each with a subset of its own'
-SELECT count(tlaw_train('manual', study => 'demo', n_layer => 2, d_model => 64, context_length => 128,
-                        train_tokens => n, subset_seed => k, seed => k)) AS runs
-FROM tlaw_log_series(2e4, 2e6, 7) n, generate_series(1, 3) k;
+\echo '== Submit 21 runs: 7 sizes of training set, 3 replicates, each with a random subset of its own'
+SELECT count(tlaw_train('manual', study => 'demo', n_layer => 2, d_model => 64, context_length => 128, batch_size => 4,
+                        train_tokens => n, subset_seed => k, seed => k, steps => least(n * 64, 2e6)::int / 512)) AS runs
+FROM tlaw_log_series(2e4, 4e6, 7) n, generate_series(1, 3) k;
 
 \echo '== Workers train; wait for them'
 CALL tlaw_wait('demo');
@@ -30,6 +30,14 @@ SELECT round(-regr_slope(ln(test_loss), ln(train_tokens))::numeric, 4) AS appare
        round(regr_r2(ln(test_loss), ln(train_tokens))::numeric, 4) AS r2
 FROM tlaw_runs WHERE study = 'demo' AND status = 'done';
 
+\echo '== Fits with their intervals: without and with an irreducible loss'
+SELECT form, round(alpha::numeric, 4) AS alpha, round(alpha_low::numeric, 4) AS alpha_low, round(alpha_high::numeric, 4) AS alpha_high,
+       round(irreducible::numeric, 3) AS irreducible, converged
+FROM tlaw_fit('demo', x => 'train_tokens', forms => ARRAY['power_law', 'power_law_offset']);
+
 \echo '== What the best model writes'
 SELECT run_id, test_loss FROM tlaw_runs WHERE study = 'demo' AND status = 'done' ORDER BY test_loss LIMIT 1 \gset
 SELECT tlaw_generate(:run_id, 'To create a table', max_tokens => 300) AS text;
+
+\echo '== The plot: tlaw_demo.svg'
+SELECT tlaw_plot('demo') \g (format=unaligned tuples_only=on) tlaw_demo.svg
