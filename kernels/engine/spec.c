@@ -272,7 +272,8 @@ static void resolve_training(struct tlaw_spec *s)
     double n_params = (double) tlaw_spec_params_non_embedding(s), D = (double) s->train_tokens;
     double T = (double) s->context_length, C = (double) s->d_model;
     double wanted = fmax(20 * n_params, fmin(128 * n_params, 12.8e6));
-    double seen = fmax(D, fmin(64 * D, wanted));
+    double epochs = 20000 / sqrt(n_params);
+    double seen = fmax(D, fmin(epochs * D, wanted));
     double scarcity = fmax(1, n_params / D);
 
     default_integer(&s->batch_size, at_least(round(8 * C / T), 1));
