@@ -196,7 +196,7 @@ inline_always vf cells_along(const void *from, bool real, long at, long n)
         return pair_row(load_n((const float *) from + at, n),
                         n > VW ? load_n((const float *) from + at + VW, n - VW) : (vf){0});
     if (n >= 2 * VW)
-        return load((const float *) ((const act_t *) from + at));
+        return load(element(from, false, at));
     return (vf) _mm512_maskz_loadu_epi16((__mmask32) ((1ull << n) - 1), (const act_t *) from + at);
 #else
     return load_of(from, real, at, n);

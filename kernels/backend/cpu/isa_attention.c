@@ -101,7 +101,9 @@ static void product_over_rows(float *out, const cell *a, long width, const cell 
 /* Lanes whose own number is below n. */
 inline_always vi lanes_below(long n)
 {
-    return (vi){LANES(LANE_NUMBER)} < (int32_t) (n < -VW ? -VW : n > VW ? VW : n);
+    const vi number = {LANES(LANE_NUMBER)};
+
+    return number < (int32_t) (n < -VW ? -VW : n > VW ? VW : n);
 }
 
 /* ---- forward ---- */

@@ -54,9 +54,11 @@ static void softmax_unit(void *arg, long unit, int thread)
         w->losses[row] = largest + logf(sum) - target_logit;
         if (!w->gradient)
             continue;
-        x[target] -= sum; /* the gradients as act take the place of the row's first half */
+        act_t *gradient = (void *) x; /* takes the place of the row's first half */
+
+        x[target] -= sum;
         for (v = 0; v < V; v += VW)
-            store_act_n((act_t *) x + v, load_n(x + v, V - v) * (w->scale / sum), V - v);
+            store_act_n(gradient + v, load_n(x + v, V - v) * (w->scale / sum), V - v);
     }
 }
 
