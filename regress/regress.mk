@@ -66,6 +66,27 @@ build/regress/bench/step: regress/bench/step.c build/libkernels.a
 bench: build/regress/bench/step
 	@python3 regress/bench/bench.py $< $(BENCH_ARGS)
 
+.PHONY: gpu-build gpu-test gpu-bench
+# What a machine with a GPU runs; it may have neither PostgreSQL nor a network nor a compiler: build here, carry build/gpu
+# and regress/ there, and run regress/gpu/test.sh.
+GPU_PROGRAMS = $(addprefix build/gpu/,test_cuda check_run step)
+build/gpu/libgpu.a: $(filter build/kernels/backend/% build/kernels/model/%,$(KERNEL_OBJS)) build/kernels/engine/spec.o
+	@mkdir -p $(@D)
+	rm -f $@; $(AR) rcs $@ $^
+build/gpu/tlaw_cuda.so: tlaw_cuda.so
+	@mkdir -p $(@D)
+	cp $< $@
+vpath %.c regress/kernels regress/gpu regress/bench
+$(GPU_PROGRAMS): build/gpu/%: %.c build/gpu/libgpu.a
+	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -DNO_CUDA_HERE=0 -Iregress/kernels -o $@ $< build/gpu/libgpu.a -lpthread -lm -ldl
+gpu-build: $(GPU_PROGRAMS) $(CUDA_LIBRARY:%=build/gpu/%)
+
+# make gpu-test: the CUDA backend on this machine's GPU.  make gpu-bench: its training tokens/s against PyTorch.
+gpu-test: gpu-build
+	@regress/gpu/test.sh build/gpu
+gpu-bench: gpu-build
+	@python3 regress/bench/bench.py build/gpu/step cuda $(BENCH_ARGS)
+
 C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] regress/*/*.[ch])
 format:
 	clang-format -i $(C_FILES)

@@ -1,9 +1,9 @@
 """Training tokens/s against PyTorch: four configurations, everybody in turn, medians and ratios; then the time of
 every operation and its share of the peak.
 
-    bench.py STEP [seconds a turn] [rounds] [configurations, as "i,iii"]
+    bench.py STEP [cuda] [seconds a turn] [rounds] [configurations, as "i,iii"]
 
-STEP is the benchmark program (step.c).  PyTorch is looked for in $TLAW_PYTHON, then python3; without it only
+With cuda on the first GPU, else on the CPU.  STEP is the benchmark program (step.c).  PyTorch is looked for in $TLAW_PYTHON, then python3; without it only
 tlaw's own figures are printed.  Turns are short and interleaved because neighbours on the machine come and go: only
 ratios from one run mean anything.
 """
@@ -18,7 +18,16 @@ CONFIGURATIONS = {  # L, d_model, heads, T, B, V
     "iii": (6, 384, 6, 256, 8, 256),
     "iv": (6, 384, 6, 256, 8, 8192),
 }
-THREADS = len(os.sched_getaffinity(0))
+GPU_CONFIGURATIONS = {
+    "124M": (12, 768, 12, 1024, 16, 50257),
+    "10M": (6, 384, 6, 256, 16, 256),
+    "1M": (5, 128, 4, 256, 16, 256),
+}
+GPU = sys.argv[2:3] == ["cuda"]
+if GPU:
+    del sys.argv[2]
+    CONFIGURATIONS = GPU_CONFIGURATIONS
+THREADS = "cuda" if GPU else len(os.sched_getaffinity(0))
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -51,7 +60,9 @@ def find_torch():
 
 
 def own_backends(step):
-    """The best instruction set in every precision that this machine has."""
+    """The best instruction set in every precision that this machine has; or the first GPU in its two."""
+    if GPU:
+        return [("cuda:0", "float32"), ("cuda:0", "bf16")]
     tried = [(isa, precision) for precision in ("float32", "bf16") for isa in ("avx512", "avx2", "portable")]
     best = {}
     for isa, precision in tried:
@@ -63,13 +74,13 @@ def own_backends(step):
 
 
 def measure(step, python, shape, seconds, rounds):
-    shape = [str(n) for n in (THREADS,) + shape]
-    contenders = [Contender("tlaw %s" % precision, [step, isa, precision] + shape)
+    theirs, ours = [[str(n) for n in (threads,) + shape] for threads in (THREADS, 1 if GPU else THREADS)]
+    contenders = [Contender("tlaw %s" % precision, [step, isa, precision] + ours)
                   for isa, precision in own_backends(step)]
     if python:
         script = os.path.join(HERE, "torch_step.py")
         modes = [("float32", "eager"), ("float32", "compile"), ("bf16", "eager"), ("bf16", "compile")]
-        contenders += [Contender("torch %s %s" % mode, [python, script, *mode] + shape) for mode in modes]
+        contenders += [Contender("torch %s %s" % mode, [python, script, *mode] + theirs) for mode in modes]
     for contender in contenders:
         contender.turn(0.2)
         contender.speeds.clear()
@@ -87,7 +98,8 @@ def main():
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
     chosen = sys.argv[4].split(",") if len(sys.argv) > 4 else list(CONFIGURATIONS)
     torch = find_torch()
-    print("training tokens/s on %d threads, medians of %d turns of %g s" % (THREADS, rounds, seconds))
+    where = "the first GPU" if GPU else "%d threads" % THREADS
+    print("training tokens/s on %s, medians of %d turns of %g s" % (where, rounds, seconds))
     print("PyTorch %s" % torch[1] if torch else
           "no PyTorch in $TLAW_PYTHON or python3: the comparison is skipped")
     for name in chosen:
@@ -101,7 +113,7 @@ def main():
     for name in chosen:
         for isa, precision in own_backends(step):
             print("(%s)" % name, end=" ", flush=True)
-            subprocess.run([step, isa, precision] + [str(n) for n in (THREADS,) + CONFIGURATIONS[name]] + ["profile"],
+            subprocess.run([step, isa, precision] + [str(n) for n in (1 if GPU else THREADS,) + CONFIGURATIONS[name]] + ["profile"],
                            check=True)
 
 

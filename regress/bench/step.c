@@ -1,9 +1,9 @@
 /*
- * Times training steps of the real model on the CPU backend.
+ * Times training steps of the real model on a backend: ISA is an instruction set of the CPU, or "cuda:N".
  *
- *     step ISA PRECISION THREADS L D_MODEL HEADS T B V            a line "seconds" in, a line "tokens/s" out,
- * until end of file (bench.py takes turns so) step ISA PRECISION THREADS L D_MODEL HEADS T B V profile time
- * of every operation and its share of the peak
+ * - step ISA PRECISION THREADS L D_MODEL HEADS T B V: a line "seconds" in, a line "tokens/s" out, until end
+ * of file (bench.py takes turns so).
+ * - the same and "profile": time of every operation and its share of the peak.
  *
  * A step is what a trainer does: zero the gradients, forward and backward, norm, clip and AdamW.
  */
@@ -53,10 +53,20 @@ static const char *const operation_names[OPERATIONS] = {
 static const struct backend *plain;                /* the backend that is timed */
 static double spent[OPERATIONS], work[OPERATIONS]; /* seconds; floating-point operations of products */
 
+/* Waits until the device has done what it was asked for. */
+static void *settled; /* a byte on the device */
+static void settle(struct device *device)
+{
+    char byte;
+
+    plain->download(device, &byte, settled, 1);
+}
+
 #define TIMED(operation, flops, call)                                                                        \
     do {                                                                                                     \
         double start_ = seconds();                                                                           \
         call;                                                                                                \
+        settle(device);                                                                                      \
         spent[operation] += seconds() - start_;                                                              \
         work[operation] += flops;                                                                            \
     } while (0)
@@ -181,6 +191,29 @@ PEAK(avx2, 8, __attribute__((target("avx2,fma"))))
 PEAK(avx512, 16, __attribute__((target("avx512f,prefer-vector-width=512"))))
 #endif
 
+/* Of a GPU: the rate of a large product. */
+static double product_peak(const struct backend *backend, struct device *device)
+{
+    enum { ROWS = 16384, N = 8192 };
+    act *x = backend->alloc(device, (size_t) ROWS * N * backend->act_size);
+    act *y = backend->alloc(device, (size_t) ROWS * N * backend->act_size);
+    real *w = backend->alloc(device, (size_t) N * N * sizeof(real));
+    double best = 0;
+
+    for (int i = 0; x && y && w && i < 10; i++) {
+        double start = seconds();
+
+        backend->linear_forward(device, y, NULL, NULL, x, w, NULL, ROWS, N, N);
+        settle(device);
+        start = 2.0 * ROWS * N * N / (seconds() - start);
+        best = start > best ? start : best;
+    }
+    backend->free(device, x);
+    backend->free(device, y);
+    backend->free(device, w);
+    return best;
+}
+
 static double peak(const struct backend *backend)
 {
     double best = 0;
@@ -230,9 +263,11 @@ static double run(struct bench *b, double limit)
     return steps * (double) (b->spec.batch_size * b->spec.context_length) / elapsed;
 }
 
-static void profile(struct bench *b, const struct backend *backend, int threads)
+static void profile(struct bench *b, const struct backend *backend, struct device *device, int threads)
 {
-    double flops = peak(backend) * threads, start, total, accounted = 0, steps = 0;
+    double start, total, accounted = 0, steps = 0;
+    double flops =
+        strcmp(backend->name, "cuda") == 0 ? product_peak(backend, device) : peak(backend) * threads;
 
     run(b, 0.5);
     memset(spent, 0, sizeof spent);
@@ -290,13 +325,16 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: step ISA PRECISION THREADS L D_MODEL HEADS T B V [profile]\n");
         return 2;
     }
-    const struct backend *backend = backend_find("cpu", argv[1], argv[2], message, sizeof message);
+    bool gpu = strncmp(argv[1], "cuda", 4) == 0;
+    const struct backend *backend =
+        backend_find(gpu ? argv[1] : "cpu", gpu ? "" : argv[1], argv[2], message, sizeof message);
     struct backend timed;
     struct device *device = backend ? backend->open(atoi(argv[3]), message, sizeof message) : NULL;
 
     fill_spec(&b.spec, argv + 4);
     if (device) {
         timed = timed_backend(backend);
+        settled = backend->alloc(device, 1);
         b.model = model_create(&b.spec, argc == 11 ? &timed : backend, device, (int) b.spec.batch_size, true,
                                message, sizeof message);
     }
@@ -313,13 +351,14 @@ int main(int argc, char **argv)
     b.targets = b.tokens + 1;
     model_init(b.model);
     if (argc == 11)
-        profile(&b, backend, atoi(argv[3]));
+        profile(&b, backend, device, atoi(argv[3]));
     else
         while (fgets(line, sizeof line, stdin)) {
             printf("%.1f\n", run(&b, atof(line)));
             fflush(stdout);
         }
     model_free(b.model);
+    backend->free(device, settled);
     backend->close(device);
     free(b.tokens);
     free(b.losses);

@@ -1,6 +1,8 @@
 """The same GPT-2 training step in PyTorch, for bench.py: reads seconds, prints tokens/s, until end of file.
 
     torch_step.py float32|bf16 eager|compile THREADS L D_MODEL HEADS T B V
+
+THREADS is a number, or "cuda" for the first GPU.
 """
 import os
 import sys
@@ -12,8 +14,13 @@ import torch
 import torch.nn.functional as F
 
 precision, mode = sys.argv[1:3]
-THREADS, L, C, H, T, B, V = map(int, sys.argv[3:])
-torch.set_num_threads(THREADS)
+DEVICE = "cuda" if sys.argv[3] == "cuda" else "cpu"
+L, C, H, T, B, V = map(int, sys.argv[4:])
+if DEVICE == "cpu":
+    torch.set_num_threads(int(sys.argv[3]))
+else:
+    torch.set_default_device(DEVICE)
+    torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
 torch.manual_seed(1)
 
 
@@ -67,18 +74,27 @@ inputs, targets = tokens[:-1].view(B, T), tokens[1:].view(B, T)
 
 def step():
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
         loss = loss_of(inputs, targets)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
 
+def settle():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
 for _ in range(3):
     step()
+settle()
 for line in sys.stdin:
     start, steps = time.monotonic(), 0
     while steps == 0 or time.monotonic() - start < float(line):
         step()
         steps += 1
+        if DEVICE == "cuda" and steps % 16 == 0:
+            settle()  # or the queue runs far ahead of the clock
+    settle()
     print("%.1f" % (steps * B * T / (time.monotonic() - start)), flush=True)

@@ -29,15 +29,15 @@ void embedding_forward(struct device *device, real *x, const int32_t *tokens, co
 
 /* dwpe[T,C] += sums of dx[B,T,C] over B; a thread an element */
 __global__ void __launch_bounds__(THREADS)
-    position_gradient_kernel(float *dwpe, const float *dx, int B, int n)
+    position_gradient_kernel(float *dwpe, const float *dx, int B, size_t n)
 {
-    int i = blockIdx.x * THREADS + threadIdx.x;
+    size_t i = (size_t) blockIdx.x * THREADS + threadIdx.x;
     float sum = 0;
 
     if (i >= n)
         return;
     for (int b = 0; b < B; b++)
-        sum += dx[(size_t) b * n + i];
+        sum += dx[b * n + i];
     dwpe[i] += sum;
 }
 
@@ -136,7 +136,7 @@ void embedding_backward(struct device *device, real *dwte, real *dwpe, const rea
 
     (void) V;
     launch(device, position_gradient_kernel, blocks_for((size_t) T * C, THREADS), THREADS, dwpe, dx, B,
-           T * C);
+           (size_t) T * C);
     check(cudaMemsetAsync(place, 0, sizeof(int) * rows, device->stream), "clearing the order of tokens");
     launch(device, place_kernel, dim3(by_row.x, blocks_for(rows, SEGMENT)), THREADS, place, tokens, rows);
     launch(device, order_kernel, by_row, THREADS, order, place, rows);
