@@ -3,8 +3,8 @@
  *
  * Outputs are poisoned with NaN before the call (accumulated ones start from noise) and are followed by a
  * guard that must stay as it is; all arrays begin `offset` elements off their alignment.  Every call is made
- * with 1 to most_threads threads and must give the same bits.  Error: |output - reference| / |reference| of one
- * array.
+ * with 1 to most_threads threads and must give the same bits.  Error: |output - reference| / |reference| of
+ * one array.
  */
 #ifndef TLAW_OPERATIONS_H
 #define TLAW_OPERATIONS_H
