@@ -1,8 +1,8 @@
 /*
  * Intrinsic dimension in SQL: the aggregate and the functions over tables.
  *
- * Invariant: the answer does not depend on the order in which points come (they are sorted before anything else), so
- * plans may do as they like.
+ * Invariant: the answer does not depend on the order in which points come (they are sorted before anything
+ * else), so plans may do as they like.
  */
 #include "dimension.h"
 
@@ -57,7 +57,8 @@ static char *text_argument(FunctionCallInfo fcinfo, int i)
 
 int dimension_k(FunctionCallInfo fcinfo, int i)
 {
-    return PG_NARGS() > i && !PG_ARGISNULL(i) ? (int) tlaw_count_argument("k", PG_GETARG_FLOAT8(i), 1, MAX_K) : 0;
+    return PG_NARGS() > i && !PG_ARGISNULL(i) ? (int) tlaw_count_argument("k", PG_GETARG_FLOAT8(i), 1, MAX_K)
+                                              : 0;
 }
 
 /* ---- results ---- */
@@ -69,8 +70,8 @@ static Datum known(double value, bool *null)
 }
 
 /* The columns of tlaw_dimension_estimate. */
-void dimension_columns(const struct tlaw_dimension *d, const struct tlaw_dimension_options *options, Datum *values,
-                       bool *nulls)
+void dimension_columns(const struct tlaw_dimension *d, const struct tlaw_dimension_options *options,
+                       Datum *values, bool *nulls)
 {
     int i;
 
@@ -174,29 +175,40 @@ Datum tlaw_dimension_finish(PG_FUNCTION_ARGS)
 /* ---- the list of estimators ---- */
 
 static const char *const conventions[TLAW_ESTIMATOR_COUNT] = {
-    [TLAW_ESTIMATOR_CALIBRATED] = "\"mackay\" with few neighbours, read against its own value on as many points uniform in "
-                                  "a ball: corrects the bias of boundaries, overcorrects where there is none",
-    [TLAW_ESTIMATOR_LEVINA_BICKEL] = "mean over points of (k - 1) / sum_{j<k} ln(r_k / r_j); Levina & Bickel 2004; high by "
-                                     "(k - 1) / (k - 2)",
-    [TLAW_ESTIMATOR_MACKAY] = "inverse of the mean over points of sum_{j<k} ln(r_k / r_j) / (k - 1); MacKay & Ghahramani "
-                              "2005; scikit-dimension's MLE",
-    [TLAW_ESTIMATOR_TWONN] = "slope through the origin of -ln(1 - i/n) on ln(r_2 / r_1), largest 10 % dropped; Facco et "
-                             "al. 2017",
+    [TLAW_ESTIMATOR_CALIBRATED] =
+        "\"mackay\" with few neighbours, read against its own value on as many points uniform in "
+        "a ball: corrects the bias of boundaries, overcorrects where there is none",
+    [TLAW_ESTIMATOR_LEVINA_BICKEL] =
+        "mean over points of (k - 1) / sum_{j<k} ln(r_k / r_j); Levina & Bickel 2004; high by "
+        "(k - 1) / (k - 2)",
+    [TLAW_ESTIMATOR_MACKAY] =
+        "inverse of the mean over points of sum_{j<k} ln(r_k / r_j) / (k - 1); MacKay & Ghahramani "
+        "2005; scikit-dimension's MLE",
+    [TLAW_ESTIMATOR_TWONN] =
+        "slope through the origin of -ln(1 - i/n) on ln(r_2 / r_1), largest 10 % dropped; Facco et "
+        "al. 2017",
     [TLAW_ESTIMATOR_TWONN_MLE] = "(n - 1) / sum ln(r_2 / r_1)",
-    [TLAW_ESTIMATOR_TWONN_BAYES] = "(n + 2) / (5 + sum ln(r_2 / r_1)): posterior mean under a Gamma(2, 5) prior; DADApy",
-    [TLAW_ESTIMATOR_GRIDE] = "maximum likelihood of r_k / r_{k/2}; Denti et al. 2022, exact (DADApy has n - 1 for n)",
-    [TLAW_ESTIMATOR_CORRELATION] = "slope of ln C(r) between the median distances to the k/2-th and k-th neighbour; "
-                                   "Grassberger & Procaccia 1983, scikit-dimension's CorrInt",
+    [TLAW_ESTIMATOR_TWONN_BAYES] =
+        "(n + 2) / (5 + sum ln(r_2 / r_1)): posterior mean under a Gamma(2, 5) prior; DADApy",
+    [TLAW_ESTIMATOR_GRIDE] =
+        "maximum likelihood of r_k / r_{k/2}; Denti et al. 2022, exact (DADApy has n - 1 for n)",
+    [TLAW_ESTIMATOR_CORRELATION] =
+        "slope of ln C(r) between the median distances to the k/2-th and k-th neighbour; "
+        "Grassberger & Procaccia 1983, scikit-dimension's CorrInt",
     [TLAW_ESTIMATOR_PCA] = "eigenvalues of the covariance above 5 % of the first; Fukunaga & Olsen 1971",
     [TLAW_ESTIMATOR_LOCAL_PCA] = "the same in every neighbourhood of k + 1 points, averaged",
     [TLAW_ESTIMATOR_PARTICIPATION_RATIO] = "(sum of eigenvalues)^2 / sum of their squares, of the whole set",
-    [TLAW_ESTIMATOR_PERSISTENT_HOMOLOGY] = "1 / (1 - slope) of ln(length of the minimum spanning tree) on ln n over random "
-                                           "halves, quarters and eighths; Schweinhart 2020",
-    [TLAW_ESTIMATOR_MIND] = "maximum likelihood of r_1 / r_k; Rozza et al. 2012, MiND_MLk (scikit-dimension counts k - 1)",
-    [TLAW_ESTIMATOR_DANCO] = "least divergence of norms and angles from uniform balls simulated with as many points; "
-                             "Ceruti et al. 2014; lists of k, angles of k - 1",
-    [TLAW_ESTIMATOR_GEOMLE] = "Levina & Bickel at k/2 .. 2k neighbours in 20 bootstraps, extrapolated to radius 0; "
-                              "Gomtsyan et al. 2019",
+    [TLAW_ESTIMATOR_PERSISTENT_HOMOLOGY] =
+        "1 / (1 - slope) of ln(length of the minimum spanning tree) on ln n over random "
+        "halves, quarters and eighths; Schweinhart 2020",
+    [TLAW_ESTIMATOR_MIND] =
+        "maximum likelihood of r_1 / r_k; Rozza et al. 2012, MiND_MLk (scikit-dimension counts k - 1)",
+    [TLAW_ESTIMATOR_DANCO] =
+        "least divergence of norms and angles from uniform balls simulated with as many points; "
+        "Ceruti et al. 2014; lists of k, angles of k - 1",
+    [TLAW_ESTIMATOR_GEOMLE] =
+        "Levina & Bickel at k/2 .. 2k neighbours in 20 bootstraps, extrapolated to radius 0; "
+        "Gomtsyan et al. 2019",
 };
 
 PG_FUNCTION_INFO_V1(tlaw_estimators);

@@ -21,7 +21,8 @@ Datum tlaw_record_run_dimension(PG_FUNCTION_ARGS)
     run_require(PG_GETARG_INT64(0), false, &row);
     tlaw_begin(&session);
     tlaw_execute(SPI_OK_INSERT,
-                 "INSERT INTO @.tlaw_run_dimension_record (run_id, layer, protocol, position_group, position_low, position_high, exclude_document, "
+                 "INSERT INTO @.tlaw_run_dimension_record (run_id, layer, protocol, position_group, "
+                 "position_low, position_high, exclude_document, "
                  "untrained, metric, estimator, k, dimension, dimension_se, dimension_low, dimension_high, "
                  "n, documents, positions, prefix, batches, part, seed, duplicates, ties, message) "
                  "SELECT $1, (r).* FROM pg_catalog.unnest($2) r",

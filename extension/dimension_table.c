@@ -1,8 +1,8 @@
 /*
  * Intrinsic dimension of the points in a table's column: any number of questions about each group of rows.
  *
- * The table is read once, by the caller, with the caller's rights, ordered by group; one group is in memory (or in
- * its file) at a time, and asked all questions before the next is read.
+ * The table is read once, by the caller, with the caller's rights, ordered by group; one group is in memory
+ * (or in its file) at a time, and asked all questions before the next is read.
  */
 #include "dimension.h"
 
@@ -27,8 +27,8 @@ static char *point_expression(Oid relation, const char *column)
     Oid type, element;
 
     if (number <= 0)
-        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN), errmsg("point_column: \"%s\" has no column \"%s\"",
-                                                                  get_rel_name(relation), column)));
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+                        errmsg("point_column: \"%s\" has no column \"%s\"", get_rel_name(relation), column)));
     type = getBaseType(get_atttype(relation, number));
     element = get_element_type(type);
     if (type == FLOAT4ARRAYOID || type == FLOAT8ARRAYOID)
@@ -36,10 +36,12 @@ static char *point_expression(Oid relation, const char *column)
     if (element == INT2OID || element == INT4OID || element == INT8OID || element == NUMERICOID)
         return psprintf("%s::pg_catalog.float8[]", quote_identifier(column));
     if (OidIsValid(element) || TypeCategory(type) != TYPCATEGORY_USER)
-        ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
-                        errmsg("point_column: column \"%s\" of \"%s\" is of type %s; arrays of numbers and types that "
-                               "cast to real[] (as \"vector\" does) are accepted",
-                               column, get_rel_name(relation), format_type_be(type))));
+        ereport(
+            ERROR,
+            (errcode(ERRCODE_DATATYPE_MISMATCH),
+             errmsg("point_column: column \"%s\" of \"%s\" is of type %s; arrays of numbers and types that "
+                    "cast to real[] (as \"vector\" does) are accepted",
+                    column, get_rel_name(relation), format_type_be(type))));
     return psprintf("%s::pg_catalog.float4[]", quote_identifier(column));
 }
 
@@ -60,12 +62,14 @@ static char *point_query(Oid relation, const char *point, const char *group, con
     StringInfoData sql;
 
     if (name == NULL)
-        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("source: there is no relation with OID %u", relation)));
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+                        errmsg("source: there is no relation with OID %u", relation)));
     column = point_expression(relation, point);
     group = optional_column(relation, "group_column", group);
     cluster = optional_column(relation, "cluster_column", cluster);
     initStringInfo(&sql);
-    appendStringInfo(&sql, "SELECT %s, %s, ", column, group ? psprintf("%s::pg_catalog.text", group) : "NULL::pg_catalog.text");
+    appendStringInfo(&sql, "SELECT %s, %s, ", column,
+                     group ? psprintf("%s::pg_catalog.text", group) : "NULL::pg_catalog.text");
     if (cluster)
         appendStringInfo(&sql, "pg_catalog.dense_rank() OVER (%s%s ORDER BY %s) - 1, %s IS NULL",
                          group ? "PARTITION BY " : "", group ? group : "", cluster, cluster);
@@ -93,7 +97,8 @@ static struct tlaw_question question_of(Datum composite)
     Datum values[8];
     bool nulls[8];
     HeapTupleData tuple;
-    TupleDesc descriptor = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(row), HeapTupleHeaderGetTypMod(row));
+    TupleDesc descriptor =
+        lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(row), HeapTupleHeaderGetTypMod(row));
     char *control;
     int i;
 
@@ -110,15 +115,17 @@ static struct tlaw_question question_of(Datum composite)
     control = nulls[4] ? "" : TextDatumGetCString(values[4]);
     i = tlaw_control_find(control);
     if (i < 0)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("control = \"%s\" is not known", control),
-                        errhint("There are: \"gaussian\", \"shuffled\", \"known\".")));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("control = \"%s\" is not known", control),
+                 errhint("There are: \"gaussian\", \"shuffled\", \"known\".")));
     question.control = i;
     if (question.control == TLAW_CONTROL_KNOWN && nulls[5])
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                         errmsg("known_dimension is missing: the control \"known\" needs it")));
     question.known_dimension =
         nulls[5] ? 0 : (int) tlaw_count_argument("known_dimension", DatumGetFloat8(values[5]), 1, 100000);
-    question.sample = nulls[6] ? 0 : tlaw_count_argument("sample", DatumGetFloat8(values[6]), 2, PG_INT32_MAX);
+    question.sample =
+        nulls[6] ? 0 : tlaw_count_argument("sample", DatumGetFloat8(values[6]), 2, PG_INT32_MAX);
     question.options.seed =
         nulls[7] ? 0 : (uint64) tlaw_count_argument("seed", DatumGetFloat8(values[7]), 0, TLAW_MAX_SEED);
     return question;
@@ -134,7 +141,8 @@ static struct questions read_questions(ArrayType *array)
     int i;
 
     get_typlenbyvalalign(ARR_ELEMTYPE(array), &length, &by_value, &align);
-    deconstruct_array(array, ARR_ELEMTYPE(array), length, by_value, align, &elements, &nulls, &questions.count);
+    deconstruct_array(array, ARR_ELEMTYPE(array), length, by_value, align, &elements, &nulls,
+                      &questions.count);
     questions.list = palloc0(Max(questions.count, 1) * sizeof *questions.list);
     for (i = 0; i < questions.count; i++) {
         if (nulls[i])

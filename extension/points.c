@@ -7,10 +7,10 @@
 #include <math.h>
 #include <unistd.h>
 
-#define IN_MEMORY        ((Size) 64 << 20) /* bytes of rows before they go to a file */
-#define IN_PROCESS_WORK  1e9               /* multiplications of distances done here: about half a second */
-#define LARGEST_VALUE    1e150
-#define LARGEST_WIDTH    1000000
+#define IN_MEMORY       ((Size) 64 << 20) /* bytes of rows before they go to a file */
+#define IN_PROCESS_WORK 1e9               /* multiplications of distances done here: about half a second */
+#define LARGEST_VALUE   1e150
+#define LARGEST_WIDTH   1000000
 
 /* ---- gathering ---- */
 
@@ -46,7 +46,8 @@ static void write_file(int fd, const char *data, Size size)
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0)
-            ereport(ERROR, (errcode_for_file_access(), errmsg("could not write points to a temporary file: %m")));
+            ereport(ERROR,
+                    (errcode_for_file_access(), errmsg("could not write points to a temporary file: %m")));
         data += written;
         size -= written;
     }
@@ -67,8 +68,9 @@ static char *next_row(struct point_set *set, int width, int element_size)
 
     if (set->n == 0) {
         if (width < 1 || width > LARGEST_WIDTH)
-            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                            errmsg("point 1 has %d coordinates; 1 to %d are accepted", width, LARGEST_WIDTH)));
+            ereport(ERROR,
+                    (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                     errmsg("point 1 has %d coordinates; 1 to %d are accepted", width, LARGEST_WIDTH)));
         set->width = width;
         set->element_size = element_size;
     }
@@ -96,9 +98,10 @@ static char *next_row(struct point_set *set, int width, int element_size)
 static void check_value(const struct point_set *set, int column, double value)
 {
     if (!(fabs(value) <= LARGEST_VALUE))
-        ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-                        errmsg("point " INT64_FORMAT ", coordinate %d is %g; finite values up to 1e150 are accepted",
-                               set->n, column + 1, value)));
+        ereport(ERROR,
+                (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+                 errmsg("point " INT64_FORMAT ", coordinate %d is %g; finite values up to 1e150 are accepted",
+                        set->n, column + 1, value)));
 }
 
 void point_set_add_floats(struct point_set *set, const float *row, int width)
@@ -118,11 +121,13 @@ void point_set_add_array(struct point_set *set, ArrayType *array)
 
     if (ARR_NDIM(array) > 1)
         ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-                        errmsg("point " INT64_FORMAT " is an array of %d dimensions; a point is a plain array of numbers",
+                        errmsg("point " INT64_FORMAT
+                               " is an array of %d dimensions; a point is a plain array of numbers",
                                set->n + 1, ARR_NDIM(array))));
     if (array_contains_nulls(array))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-                        errmsg("point " INT64_FORMAT " has a NULL coordinate; all must be numbers", set->n + 1)));
+        ereport(ERROR,
+                (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                 errmsg("point " INT64_FORMAT " has a NULL coordinate; all must be numbers", set->n + 1)));
     if (ARR_ELEMTYPE(array) == FLOAT4OID) {
         point_set_add_floats(set, (float *) ARR_DATA_PTR(array), width);
     } else {
@@ -141,9 +146,8 @@ void point_set_cluster(struct point_set *set, int32 cluster)
     if (set->n > set->cluster_capacity) {
         set->cluster_capacity = Max(1024, 2 * set->cluster_capacity);
         set->cluster =
-            set->cluster
-                ? repalloc_huge(set->cluster, set->cluster_capacity * sizeof *set->cluster)
-                : MemoryContextAllocHuge(set->context, set->cluster_capacity * sizeof *set->cluster);
+            set->cluster ? repalloc_huge(set->cluster, set->cluster_capacity * sizeof *set->cluster)
+                         : MemoryContextAllocHuge(set->context, set->cluster_capacity * sizeof *set->cluster);
     }
     set->cluster[set->n - 1] = cluster;
 }
@@ -189,8 +193,8 @@ struct asker *asker_open(struct point_set *set, int questions)
         start_engine(asker, set);
         return asker;
     }
-    asker->points = (struct tlaw_points) {.n = set->n, .width = set->width, .element_size = set->element_size,
-                                          .data = set->buffer};
+    asker->points = (struct tlaw_points){
+        .n = set->n, .width = set->width, .element_size = set->element_size, .data = set->buffer};
     asker->cluster = set->cluster;
     if (set->n > 0 && tlaw_points_sort(&asker->points, set->buffer, asker->cluster))
         ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
@@ -208,7 +212,8 @@ static void ask_here(struct asker *asker, const struct tlaw_question *question, 
     }
 }
 
-static void ask_engine(struct asker *asker, const struct tlaw_question *question, struct tlaw_dimension *answer)
+static void ask_engine(struct asker *asker, const struct tlaw_question *question,
+                       struct tlaw_dimension *answer)
 {
     struct tlaw_measure_message message = {.k = question->options.k,
                                            .exclude_cluster = question->options.exclude_cluster,
@@ -222,15 +227,15 @@ static void ask_engine(struct asker *asker, const struct tlaw_question *question
     strlcpy(message.control, tlaw_control_names[question->control], sizeof message.control);
     engine_send(asker->engine, TLAW_MEASURE, &message);
     reply = engine_expect(asker->engine, TLAW_DIMENSION, NULL);
-    *answer = (struct tlaw_dimension) {.dimension = reply->dimension,
-                                       .standard_error = reply->standard_error,
-                                       .low = reply->low,
-                                       .high = reply->high,
-                                       .n = reply->n,
-                                       .k = (int) reply->k,
-                                       .duplicates = reply->duplicates,
-                                       .ties = reply->ties,
-                                       .zero_distances = reply->zero_distances};
+    *answer = (struct tlaw_dimension){.dimension = reply->dimension,
+                                      .standard_error = reply->standard_error,
+                                      .low = reply->low,
+                                      .high = reply->high,
+                                      .n = reply->n,
+                                      .k = (int) reply->k,
+                                      .duplicates = reply->duplicates,
+                                      .ties = reply->ties,
+                                      .zero_distances = reply->zero_distances};
     strlcpy(answer->message, reply->message, sizeof answer->message);
 }
 

@@ -1,6 +1,6 @@
 /*
- * A set of points on its way to an answer: gathered row by row, kept in memory or in a temporary file, and asked
- * questions, in this process when they are small and of an engine when they are not.
+ * A set of points on its way to an answer: gathered row by row, kept in memory or in a temporary file, and
+ * asked questions, in this process when they are small and of an engine when they are not.
  */
 #ifndef TLAW_POINTS_H
 #define TLAW_POINTS_H
@@ -22,7 +22,8 @@ struct point_set {
 };
 
 extern struct point_set *point_set_create(MemoryContext context);
-/* A real[] or float8[] without nulls, of finite values, as wide as those before it; the error numbers the point. */
+/* A real[] or float8[] without nulls, of finite values, as wide as those before it; the error numbers the
+ * point. */
 extern void point_set_add_array(struct point_set *set, ArrayType *array);
 /* A row of floats; finite or an error. */
 extern void point_set_add_floats(struct point_set *set, const float *row, int width);
@@ -30,12 +31,13 @@ extern void point_set_add_floats(struct point_set *set, const float *row, int wi
 extern void point_set_cluster(struct point_set *set, int32 cluster);
 
 /*
- * Answers questions about a set, which must not be added to afterwards.  questions: about how many there will be, to
- * choose where to compute.
+ * Answers questions about a set, which must not be added to afterwards.  questions: about how many there will
+ * be, to choose where to compute.
  */
 struct asker;
 extern struct asker *asker_open(struct point_set *set, int questions);
-extern void asker_ask(struct asker *asker, const struct tlaw_question *question, struct tlaw_dimension *answer);
+extern void asker_ask(struct asker *asker, const struct tlaw_question *question,
+                      struct tlaw_dimension *answer);
 extern void asker_close(struct asker *asker);
 
 #endif

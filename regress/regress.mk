@@ -60,7 +60,7 @@ installcheck:
 	$(pg_regress_installcheck) $(REGRESS_OPTS) $(REGRESS)
 
 # make bench: training on this CPU against PyTorch where there is one, then the time of every operation.
-build/regress/bench/step: regress/bench/step.c build/libkernels.a
+build/regress/bench/%: regress/bench/%.c build/libkernels.a
 	@mkdir -p $(@D)
 	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -o $@ $< build/libkernels.a $(KERNEL_LIBS)
 bench: build/regress/bench/step
@@ -87,6 +87,13 @@ gpu-test: gpu-build
 gpu-bench: gpu-build
 	@python3 regress/bench/bench.py build/gpu/step cuda $(BENCH_ARGS)
 
+# make bench-knn: exact neighbours against FAISS and scikit-learn, where TLAW_PYTHON (or python3) has them.
+# make bench-dimension: coverage of the intervals, and the simulation behind the calibrated estimator.
+bench-knn: build/regress/bench/knn
+	@$${TLAW_PYTHON:-python3} regress/bench/knn.py $< $(BENCH_ARGS)
+bench-dimension: build/regress/bench/dimension_coverage
+	@$< $(BENCH_ARGS)
+
 C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] regress/*/*.[ch])
 format:
 	clang-format -i $(C_FILES)
@@ -94,4 +101,4 @@ format:
 lint: all kernel-tests
 	regress/lint.sh $(C_FILES)
 
-.PHONY: kernel-tests test demo installcheck format lint bench
+.PHONY: kernel-tests test demo installcheck format lint bench bench-knn bench-dimension

@@ -1,10 +1,10 @@
 /*
  * See knn.h.  Rounding, the schedule of block pairs, candidates and their exact distances.
  *
- * All lengths here are in units of the step s, except those named "distance" in the points' own units.  State of a
- * point: up to `room` candidates (index, low), where the distance is at least low - |e_i| and at most
- * low + 2 |e_j| + |e_i|; and reach, at least its k-th smallest distance plus |e_i|: a pair with low > reach is out.
- * reach only falls.  A block's state is changed under the block's lock.
+ * All lengths here are in units of the step s, except those named "distance" in the points' own units.  State
+ * of a point: up to `room` candidates (index, low), where the distance is at least low - |e_i| and at most
+ * low + 2 |e_j| + |e_i|; and reach, at least its k-th smallest distance plus |e_i|: a pair with low > reach
+ * is out. reach only falls.  A block's state is changed under the block's lock.
  */
 #include "knn.h"
 
@@ -18,12 +18,15 @@
 #define LARGEST_DISTANCE2 (1 << 29)       /* of integers */
 #define MISSING           ((1 << 30) - 1) /* the norm of a missing point: out of everybody's reach */
 #define CLIPPED           0.01            /* share of points whose largest coordinate may be cut off */
-#define CREST             4               /* largest of a row's rotated coordinates over their root mean square */
-#define ROUNDING          2e-6            /* of float32 sums over a row, relative to its length */
-#define BEYOND            1e12            /* a row this long in steps is not rounded: everybody may be its neighbour */
-#define SLACK             1e-6            /* of float32 arithmetic in bounds, relative */
-#define MEAN_ROWS         1024            /* whose mean is the centre: any centre will do */
-#define FLOAT_RANGE       1e15            /* coordinates whose squares float32 holds */
+#define CREST             4    /* largest of a row's rotated coordinates over their root mean square */
+#define ROUNDING          2e-6 /* of float32 sums over a row, relative to its length */
+#define BEYOND            1e12 /* a row this long in steps is not rounded: everybody may be its neighbour */
+#define SLACK             1e-6 /* of float32 arithmetic in bounds, relative */
+#define MEAN_ROWS         1024 /* whose mean is the centre: any centre will do */
+#define SAMPLE_ROWS       1024 /* looked at to choose the integers, from SAMPLE_QUERIES points */
+#define SAMPLE_QUERIES    16
+#define DENSE             4    /* candidates a neighbour from which 16 bits are worth their cost */
+#define FLOAT_RANGE       1e15 /* coordinates whose squares float32 holds */
 
 struct candidate {
     float low;
@@ -38,15 +41,17 @@ struct search {
     const struct knn_kernel *kernel;
     struct knn_request *request;
 
-    int depth, turn; /* width of a packed row; length of the rotated pieces, 1: none */
+    const struct knn_product *product;
+    int depth, turn; /* width of a prepared row; length of the rotated pieces, 1: none */
+    int quads;       /* of four bytes in a packed row */
     int limit;       /* largest integer */
     int64_t blocks;
     double step;
-    double *centre;          /* [width] */
-    double *height;          /* [n] what the largest coordinate of a row is taken for */
-    bool rough_is_exact;     /* rows are not floats, or beyond their range */
+    double *centre;                        /* [width] */
+    double *height;                        /* [n] what the largest coordinate of a row is taken for */
+    bool rough_is_exact;                   /* rows are not floats, or beyond their range */
     double rough_relative, rough_absolute; /* error of a float32 distance */
-    int8_t *packed;      /* [blocks][KNN_PANELS][depth / 4][KNN_PANEL][4] */
+    int8_t *packed;                        /* [blocks][KNN_PANELS][quads][KNN_PANEL][4] */
     int32_t *norm, *sum; /* [blocks * KNN_BLOCK] of the integers' squares, and of the integers */
     float *error;        /* |e|; of missing points 0 */
     float *block_error;  /* [blocks] the largest */
@@ -70,18 +75,30 @@ struct exact {
 struct workspace {
     int32_t product[KNN_BLOCK * KNN_BLOCK];
     struct knn_hit row_hits[KNN_BLOCK * KNN_BLOCK + 1], column_hits[KNN_BLOCK * KNN_BLOCK + 1];
-    float *row;           /* [depth] */
-    struct exact *exact;  /* [room] */
+    float *row;          /* [depth] */
+    struct exact *exact; /* [room] */
     int64_t rough_distances, exact_distances;
 };
 
-/* ------------------------------------------------ rounding ------------------------------------------------------- */
+static void *aligned(size_t bytes)
+{
+    void *memory;
+
+    if (posix_memalign(&memory, 64, bytes ? bytes : 64))
+        return NULL;
+    memset(memory, 0, bytes);
+    return memory;
+}
+
+/* ------------------------------------------------ rounding
+ * ------------------------------------------------------- */
 
 static double coordinate(const struct tlaw_points *points, int64_t i, int c)
 {
     int64_t at = i * points->width + c;
 
-    return points->element_size == 4 ? (double) ((const float *) points->data)[at] : ((const double *) points->data)[at];
+    return points->element_size == 4 ? (double) ((const float *) points->data)[at]
+                                     : ((const double *) points->data)[at];
 }
 
 static double scale_of(const struct tlaw_points *points, int64_t i)
@@ -124,7 +141,8 @@ static void measure_block(void *arg, long block, int thread)
             length2 += y * y;
             largest = fabs(y) > largest ? fabs(y) : largest;
         }
-        s->height[i] = s->turn > 1 ? fmin(largest * sqrt(s->turn), CREST * sqrt(length2 / s->depth)) : largest;
+        s->height[i] =
+            s->turn > 1 ? fmin(largest * sqrt(s->turn), CREST * sqrt(length2 / s->depth)) : largest;
     }
 }
 
@@ -176,20 +194,25 @@ static void prepare_row(const struct search *s, int64_t i, const float *sign, fl
 /* Rounds a row into its place in the packed block; its norm, sum and error. */
 static void pack_row(struct search *s, int64_t i, const float *row, int8_t *panel, int slot)
 {
+    int fours = s->product->fours;
     float error2 = 0, length2 = 0, limit = (float) s->limit;
     int32_t norm = 0, sum = 0;
 
-    for (int c = 0; c < s->depth; c += 4) {
-        int8_t *four = panel + (c / 4 * KNN_PANEL + slot) * 4;
+    for (int c = 0; c < s->depth; c += fours) {
+        int8_t *quad = panel + (c / fours * KNN_PANEL + slot) * 4;
 
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < fours; j++) {
             float y = row[c + j], q = rintf(y < -limit ? -limit : y > limit ? limit : y), e = y - q;
+            int32_t integer = (int32_t) q;
 
             error2 += e * e;
             length2 += y * y;
-            norm += (int32_t) q * (int32_t) q;
-            sum += (int32_t) q;
-            four[j] = (int8_t) q;
+            norm += integer * integer;
+            sum += integer;
+            if (fours == 4)
+                quad[j] = (int8_t) integer;
+            else
+                ((int16_t *) (void *) quad)[j] = (int16_t) integer;
         }
     }
     s->norm[i] = norm;
@@ -201,7 +224,7 @@ static void pack_row(struct search *s, int64_t i, const float *row, int8_t *pane
 static void pack_block(void *arg, long block, int thread)
 {
     struct search *s = arg;
-    size_t panel = (size_t) s->depth * KNN_PANEL;
+    size_t panel = (size_t) s->quads * 4 * KNN_PANEL;
     float *row = s->workspace[thread].row, *sign = row + s->depth;
 
     for (int c = 0; c < s->depth; c++)
@@ -215,7 +238,8 @@ static void pack_block(void *arg, long block, int thread)
             s->error[i] = FLT_MAX / 16; /* its integers stay 0 */
         } else {
             prepare_row(s, i, sign, row);
-            pack_row(s, i, row, s->packed + ((size_t) block * KNN_PANELS + (size_t) (slot / KNN_PANEL)) * panel,
+            pack_row(s, i, row,
+                     s->packed + ((size_t) block * KNN_PANELS + (size_t) (slot / KNN_PANEL)) * panel,
                      slot % KNN_PANEL);
         }
         s->block_error[block] = fmaxf(s->block_error[block], s->error[i]);
@@ -229,8 +253,8 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The step: the highest row just fits, unless it is one of a few that stand out. */
-static int choose_step(struct search *s)
+/* The largest coordinate that must fit: the highest row's, unless it is one of a few that stand out. */
+static int usual_height(struct search *s, double *height)
 {
     int64_t n = s->points->n;
     double *sorted = malloc((size_t) n * sizeof *sorted), usual, highest;
@@ -242,27 +266,71 @@ static int choose_step(struct search *s)
     usual = sorted[(int64_t) ((1 - CLIPPED) * (double) (n - 1))];
     highest = sorted[n - 1];
     free(sorted);
-    s->step = fmax((highest <= 2 * usual ? highest : usual > 0 ? usual : highest) / s->limit, DBL_MIN * 1e30);
+    *height = fmax(highest <= 2 * usual ? highest : usual > 0 ? usual : highest, DBL_MIN * 1e30);
     s->rough_is_exact = s->points->element_size == 8 || !(highest < FLOAT_RANGE) ||
                         !(highest > 1 / FLOAT_RANGE); /* nor do squares vanish */
     for (int c = 0; c < s->points->width; c++)
         s->rough_is_exact |= !(fabs(s->centre[c]) < FLOAT_RANGE);
-    s->rough_relative = s->rough_is_exact ? 1e-14 * s->points->width : (s->points->width / 64.0 + 16) * 1.2e-7;
+    s->rough_relative =
+        s->rough_is_exact ? 1e-14 * s->points->width : (s->points->width / 64.0 + 16) * 1.2e-7;
     s->rough_absolute = s->points->scale ? 4e-7 : 0; /* of unit rows, whose scaling is rounded too */
     return 0;
 }
 
+/* Integers of that kind, as large as their distances^2 allow. */
+static void use_product(struct search *s, const struct knn_product *product, double height)
+{
+    s->product = product;
+    s->limit = (int) fmin(product->limit, sqrt(LARGEST_DISTANCE2 / (4.0 * s->depth)));
+    s->limit = s->limit < 1 ? 1 : s->limit;
+    s->quads = s->depth / product->fours;
+    s->step = height / s->limit;
+}
+
+/*
+ * How many candidates a neighbour costs with integers of the present step, guessed from a few points'
+ * distances to a sample: those within twice both errors of the distance to the neighbour that corresponds to
+ * the k-th.
+ */
+static double candidates_each(struct search *s)
+{
+    int64_t n = s->points->n, sample = n < SAMPLE_ROWS ? n : SAMPLE_ROWS;
+    int64_t rank = (int64_t) ((double) s->out->k * (double) sample / (double) n);
+    double distance[SAMPLE_ROWS], margin = 4 * s->step * sqrt(s->depth / 12.0), ratio = 0;
+
+    for (int64_t q = 0; q < SAMPLE_QUERIES; q++) {
+        int64_t i = q * n / SAMPLE_QUERIES, within = 0;
+
+        for (int64_t j = 0; j < sample; j++)
+            distance[j] = sqrt(s->kernel->distance2(s->points, i, (j * n / sample + 1) % n));
+        qsort(distance, (size_t) sample, sizeof *distance, by_size);
+        for (int64_t j = 0; j < sample; j++)
+            within += distance[j] <= distance[rank + 1 < sample ? rank + 1 : sample - 1] + margin;
+        ratio += (double) within / (double) (rank + 2) / SAMPLE_QUERIES;
+    }
+    return ratio;
+}
+
 static int round_points(struct search *s)
 {
+    double height;
+
     find_centre(s);
     pool_run(s->request->pool, s->blocks, measure_block, s);
-    if (choose_step(s))
+    if (usual_height(s, &height))
+        return -1;
+    use_product(s, &s->kernel->coarse, height);
+    if (s->request->bits == 16 || (s->request->bits == 0 && candidates_each(s) > DENSE))
+        use_product(s, &s->kernel->fine, height);
+    s->packed = aligned((size_t) s->blocks * KNN_BLOCK * (size_t) s->quads * 4);
+    if (!s->packed)
         return -1;
     pool_run(s->request->pool, s->blocks, pack_block, s);
     return 0;
 }
 
-/* ------------------------------------------------ candidates ---------------------------------------------------- */
+/* ------------------------------------------------ candidates
+ * ---------------------------------------------------- */
 
 /* Permutes c[n] so that the first k have the smallest low. */
 static void select_smallest(struct candidate *c, int n, int k)
@@ -322,8 +390,8 @@ static float high_end(const struct search *s, int64_t i, struct candidate c)
 }
 
 /*
- * Takes the distance in float32 in place of what the integers said: low becomes its lower end plus |e_i|, so that it
- * compares with reach as before.
+ * Takes the distance in float32 in place of what the integers said: low becomes its lower end plus |e_i|, so
+ * that it compares with reach as before.
  */
 static void sharpen(struct search *s, int64_t i, struct candidate *c, struct workspace *w)
 {
@@ -358,7 +426,10 @@ static void fetch_row(const struct search *s, struct candidate c)
         __builtin_prefetch(at + line);
 }
 
-static void sharpen_range(struct search *s, int64_t i, struct candidate *c, int from, int to, struct workspace *w)
+#define FETCH_AHEAD 2
+
+static void sharpen_range(struct search *s, int64_t i, struct candidate *c, int from, int to,
+                          struct workspace *w)
 {
     for (int j = from; j < to; j++) {
         if (j + 1 < to)
@@ -367,19 +438,24 @@ static void sharpen_range(struct search *s, int64_t i, struct candidate *c, int 
     }
 }
 
-/* Sharpens the k nearest candidates and drops those that are then out of reach. */
-static void sharpen_nearest(struct search *s, int64_t i, struct workspace *w)
+/* Puts the k nearest candidates first, lowers reach to what they allow and drops those beyond it. */
+static void drop_far(struct search *s, int64_t i)
 {
     struct candidate *c = s->candidates + i * s->room;
-    int k = s->out->k, n = s->count[i];
 
-    if (n < k)
+    if (s->count[i] < s->out->k)
         return;
-    select_smallest(c, n, k);
+    select_smallest(c, s->count[i], s->out->k);
     lower_reach(s, i, c);
-    sharpen_range(s, i, c, 0, k, w);
-    lower_reach(s, i, c);
-    s->count[i] = keep_within(c, 0, n, s->reach[i]);
+    s->count[i] = keep_within(c, 0, s->count[i], s->reach[i]);
+}
+
+/* The same, with the distances of the k nearest in float32. */
+static void sharpen_nearest(struct search *s, int64_t i, struct workspace *w)
+{
+    drop_far(s, i);
+    sharpen_range(s, i, s->candidates + i * s->room, 0, s->count[i] < s->out->k ? s->count[i] : s->out->k, w);
+    drop_far(s, i);
 }
 
 /* Sharpens all candidates that can still count and drops the others. */
@@ -389,7 +465,7 @@ static void sharpen_all(struct search *s, int64_t i, struct workspace *w)
 
     sharpen_nearest(s, i, w);
     sharpen_range(s, i, c, 0, s->count[i], w);
-    sharpen_nearest(s, i, w); /* nothing is left to sharpen: the k nearest are known as such */
+    drop_far(s, i);
 }
 
 static int by_distance(const void *a, const void *b)
@@ -406,8 +482,13 @@ static void settle(struct search *s, int64_t i, struct workspace *w)
 {
     const struct candidate *c = s->candidates + i * s->room;
 
-    for (int j = 0; j < s->count[i]; j++)
-        w->exact[j] = (struct exact) {s->kernel->distance2(s->points, i, index_of(c[j])), index_of(c[j])};
+    for (int j = 0; j < s->count[i] && j < FETCH_AHEAD; j++)
+        fetch_row(s, c[j]);
+    for (int j = 0; j < s->count[i]; j++) {
+        if (j + FETCH_AHEAD < s->count[i])
+            fetch_row(s, c[j + FETCH_AHEAD]);
+        w->exact[j] = (struct exact){s->kernel->distance2(s->points, i, index_of(c[j])), index_of(c[j])};
+    }
     w->exact_distances += s->count[i];
     qsort(w->exact, (size_t) s->count[i], sizeof *w->exact, by_distance);
 }
@@ -422,7 +503,7 @@ static void keep_exact(struct search *s, int64_t i, struct workspace *w)
     for (int j = 0; j < k; j++) {
         double low = sqrt(w->exact[j].distance2) / s->step + (double) s->error[i];
 
-        c[j] = (struct candidate) {(float) (low * (1 - SLACK)), w->exact[j].index};
+        c[j] = (struct candidate){(float) (low * (1 - SLACK)), w->exact[j].index};
         last = w->exact[j].index > last ? w->exact[j].index : last;
     }
     s->count[i] = k;
@@ -433,7 +514,9 @@ static void keep_exact(struct search *s, int64_t i, struct workspace *w)
 /* Makes room: lowers reach to what the candidates allow and drops those beyond it. */
 static void shrink(struct search *s, int64_t i, struct workspace *w)
 {
-    sharpen_nearest(s, i, w);
+    drop_far(s, i);
+    if (s->count[i] > s->room / 2)
+        sharpen_nearest(s, i, w);
     if (s->count[i] > s->room * 3 / 4)
         sharpen_all(s, i, w);
     if (s->count[i] > s->room * 3 / 4)
@@ -448,10 +531,11 @@ static void add_candidate(struct search *s, int64_t i, int64_t j, int32_t distan
         return;
     if (s->count[i] == s->room)
         shrink(s, i, w);
-    s->candidates[i * s->room + s->count[i]++] = (struct candidate) {low, (int32_t) j};
+    s->candidates[i * s->room + s->count[i]++] = (struct candidate){low, (int32_t) j};
 }
 
-/* ------------------------------------------------ pairs of blocks ----------------------------------------------- */
+/* ------------------------------------------------ pairs of blocks
+ * ----------------------------------------------- */
 
 /* The largest integer distance^2 at which a point of `block` may reach one of `other`. */
 static void find_reach(struct search *s, int64_t block, int64_t other, int32_t *reach)
@@ -460,7 +544,7 @@ static void find_reach(struct search *s, int64_t block, int64_t other, int32_t *
         int64_t i = block * KNN_BLOCK + slot;
         float steps = (s->reach[i] + s->block_error[other]) * (float) (1 + 4 * SLACK);
 
-        reach[slot] = i >= s->points->n                         ? -1
+        reach[slot] = i >= s->points->n                           ? -1
                       : steps * steps < (float) LARGEST_DISTANCE2 ? (int32_t) (steps * steps) + 1
                                                                   : LARGEST_DISTANCE2;
     }
@@ -477,7 +561,8 @@ static int64_t unit_count(const struct search *s)
 {
     int64_t half = s->blocks / 2;
 
-    return s->blocks % 2 ? s->blocks * (half + 1) : s->blocks * half + half; /* the last distance: each pair once */
+    return s->blocks % 2 ? s->blocks * (half + 1)
+                         : s->blocks * half + half; /* the last distance: each pair once */
 }
 
 static void compare_blocks(void *arg, long unit, int thread)
@@ -486,14 +571,16 @@ static void compare_blocks(void *arg, long unit, int thread)
     struct workspace *w = s->workspace + thread;
     int64_t left, right;
     int32_t base[KNN_BLOCK], reach_left[KNN_BLOCK], reach_right[KNN_BLOCK];
-    size_t size = (size_t) KNN_PANELS * KNN_PANEL * (size_t) s->depth;
+    size_t size = (size_t) KNN_BLOCK * (size_t) s->quads * 4;
     int rows, columns;
 
     pair_of(s, s->first_unit + unit, &left, &right);
-    s->kernel->products(w->product, s->packed + (size_t) left * size, s->packed + (size_t) right * size, s->depth);
+    s->product->block(w->product, s->packed + (size_t) left * size, s->packed + (size_t) right * size,
+                      s->quads);
     for (int slot = 0; slot < KNN_BLOCK; slot++)
-        base[slot] = (int32_t) ((uint32_t) s->norm[left * KNN_BLOCK + slot] +
-                                2u * (uint32_t) s->kernel->offset * (uint32_t) s->sum[left * KNN_BLOCK + slot]);
+        base[slot] =
+            (int32_t) ((uint32_t) s->norm[left * KNN_BLOCK + slot] +
+                       2u * (uint32_t) s->product->offset * (uint32_t) s->sum[left * KNN_BLOCK + slot]);
     pthread_mutex_lock(s->lock + left);
     find_reach(s, left, right, reach_left);
     pthread_mutex_unlock(s->lock + left);
@@ -509,8 +596,8 @@ static void compare_blocks(void *arg, long unit, int thread)
     pthread_mutex_unlock(s->lock + left);
     pthread_mutex_lock(s->lock + right);
     for (int h = 0; h < columns; h++)
-        add_candidate(s, right * KNN_BLOCK + w->column_hits[h].column, left * KNN_BLOCK + w->column_hits[h].row,
-                      w->column_hits[h].distance2, w);
+        add_candidate(s, right * KNN_BLOCK + w->column_hits[h].column,
+                      left * KNN_BLOCK + w->column_hits[h].row, w->column_hits[h].distance2, w);
     pthread_mutex_unlock(s->lock + right);
 }
 
@@ -521,18 +608,22 @@ static void finish_block(void *arg, long block, int thread)
     int k = s->out->k;
 
     for (int64_t i = block * KNN_BLOCK; i < block_end(s, block); i++) {
-        sharpen_all(s, i, w);
+        drop_far(s, i);
+        if (s->count[i] > 2 * k)
+            sharpen_all(s, i, w);
         settle(s, i, w);
         for (int j = 0; j < k; j++) {
             bool found = j < s->count[i];
 
-            s->out->distance[i * k + j] = found ? tlaw_metric_distance(s->metric, w->exact[j].distance2) : INFINITY;
+            s->out->distance[i * k + j] =
+                found ? tlaw_metric_distance(s->metric, w->exact[j].distance2) : INFINITY;
             s->out->index[i * k + j] = found ? w->exact[j].index : -1;
         }
     }
 }
 
-/* ------------------------------------------------ the whole ----------------------------------------------------- */
+/* ------------------------------------------------ the whole
+ * ----------------------------------------------------- */
 
 static void choose_shape(struct search *s)
 {
@@ -545,21 +636,8 @@ static void choose_shape(struct search *s)
         s->turn = s->depth & -s->depth;
         s->turn = s->turn > 1024 ? 1024 : s->turn;
     }
-    s->limit = s->kernel->limit;
-    while (s->limit > 1 && 4.0 * s->depth * s->limit * s->limit > LARGEST_DISTANCE2)
-        s->limit--;
     s->blocks = (s->points->n + KNN_BLOCK - 1) / KNN_BLOCK;
     s->room = 8 * k > 256 ? 8 * k : 256;
-}
-
-static void *aligned(size_t bytes)
-{
-    void *memory;
-
-    if (posix_memalign(&memory, 64, bytes ? bytes : 64))
-        return NULL;
-    memset(memory, 0, bytes);
-    return memory;
 }
 
 static int allocate(struct search *s)
@@ -569,7 +647,6 @@ static int allocate(struct search *s)
 
     s->centre = calloc((size_t) s->points->width, sizeof *s->centre);
     s->height = malloc(n * sizeof *s->height);
-    s->packed = aligned(rows * (size_t) s->depth);
     s->norm = calloc(rows, sizeof *s->norm);
     s->sum = calloc(rows, sizeof *s->sum);
     s->error = calloc(rows, sizeof *s->error);
@@ -580,8 +657,8 @@ static int allocate(struct search *s)
     s->reach = malloc(rows * sizeof *s->reach);
     s->lock = malloc((size_t) s->blocks * sizeof *s->lock);
     s->workspace = calloc((size_t) threads, sizeof *s->workspace);
-    if (!s->centre || !s->height || !s->packed || !s->norm || !s->sum || !s->error || !s->block_error ||
-        !s->candidates || !s->count || !s->cutoff || !s->reach || !s->lock || !s->workspace)
+    if (!s->centre || !s->height || !s->norm || !s->sum || !s->error || !s->block_error || !s->candidates ||
+        !s->count || !s->cutoff || !s->reach || !s->lock || !s->workspace)
         return -1;
     for (size_t i = 0; i < rows; i++)
         s->reach[i] = INFINITY;
@@ -624,7 +701,9 @@ static void release(struct search *s)
 static int compare_all(struct search *s, struct tlaw_poll poll)
 {
     int64_t units = unit_count(s);
-    int64_t batch = (int64_t) (1e10 * pool_threads(s->request->pool) / ((double) KNN_BLOCK * KNN_BLOCK * s->depth)) + 1;
+    int64_t batch =
+        (int64_t) (1e10 * pool_threads(s->request->pool) / ((double) KNN_BLOCK * KNN_BLOCK * s->quads * 4)) +
+        1;
 
     for (s->first_unit = 0; s->first_unit < units; s->first_unit += batch) {
         int64_t left = units - s->first_unit;
@@ -660,7 +739,8 @@ int knn_exact(const struct tlaw_points *points, enum tlaw_metric metric, const i
     return status;
 }
 
-/* ------------------------------------------------ instruction sets ---------------------------------------------- */
+/* ------------------------------------------------ instruction sets
+ * ---------------------------------------------- */
 
 extern const struct knn_kernel knn_kernel_portable;
 #if defined(__x86_64__)
@@ -672,7 +752,8 @@ const struct knn_kernel *knn_find_kernel(const char *isa)
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (!strcmp(isa, "avx512"))
-        return !strcmp(cpu_best_isa(), "avx512") && __builtin_cpu_supports("avx512vnni") ? &knn_kernel_avx512 : NULL;
+        return !strcmp(cpu_best_isa(), "avx512") && __builtin_cpu_supports("avx512vnni") ? &knn_kernel_avx512
+                                                                                         : NULL;
     if (!strcmp(isa, "avx2"))
         return strcmp(cpu_best_isa(), "portable") ? &knn_kernel_avx2 : NULL;
 #endif

@@ -1,9 +1,9 @@
 /*
  * POINTS: a set of points in the spool file, then questions about its intrinsic dimension, one answer each.
  *
- * The points are read into memory and sorted, so that answers do not depend on the order in which they were sent.
- * The neighbour lists of the set measured last (the points, a sample, a control) are kept between questions and cut to
- * the length that the next one needs.
+ * The points are read into memory and sorted, so that answers do not depend on the order in which they were
+ * sent. The neighbour lists of the set measured last (the points, a sample, a control) are kept between
+ * questions and cut to the length that the next one needs.
  */
 #include "engine.h"
 #include "../backend/knn.h"
@@ -47,11 +47,14 @@ static void read_points(struct measurement *g, const struct tlaw_points_message 
     engine_check_range(g->e, "points", (double) m->points, 0, INT32_MAX);
     engine_check_range(g->e, "width", (double) m->width, m->points > 0, 1000000);
     if (m->element_size != 4 && m->element_size != 8)
-        engine_fail(g->e, "input", "element_size = %lld is not accepted: 4 or 8", (long long) m->element_size);
+        engine_fail(g->e, "input", "element_size = %lld is not accepted: 4 or 8",
+                    (long long) m->element_size);
     size_t bytes = (size_t) (m->points * row), total = bytes + (m->clustered ? (size_t) m->points * 4 : 0);
     if (fstat(TLAW_FD_SPOOL, &file) || (size_t) file.st_size != total)
-        engine_fail(g->e, "io", "the file of points has %lld bytes, not %zu", (long long) file.st_size, total);
-    g->points = (struct tlaw_points) {.n = m->points, .width = (int) m->width, .element_size = (int) m->element_size};
+        engine_fail(g->e, "io", "the file of points has %lld bytes, not %zu", (long long) file.st_size,
+                    total);
+    g->points =
+        (struct tlaw_points){.n = m->points, .width = (int) m->width, .element_size = (int) m->element_size};
     if (!total)
         return;
     void *mapped = mmap(NULL, total, PROT_READ, MAP_PRIVATE, TLAW_FD_SPOOL, 0);
@@ -106,7 +109,8 @@ static void keep_lists(struct measurement *g, const struct tlaw_neighbours *list
 static void report(double share, void *arg)
 {
     struct measurement *g = arg;
-    struct tlaw_progress_message progress = {.step = (int64_t) (1000 * share), .total = 1000, .phase = "neighbours"};
+    struct tlaw_progress_message progress = {
+        .step = (int64_t) (1000 * share), .total = 1000, .phase = "neighbours"};
 
     engine_progress(g->e, &progress);
 }
@@ -117,7 +121,8 @@ static int find_neighbours(const struct tlaw_points *points, enum tlaw_metric me
     struct measurement *g = arg;
     struct knn_request request = {.pool = g->pool, .progress = report, .progress_arg = g};
     int64_t sample = g->question.sample;
-    bool whole = points->n == (sample > 0 && sample < g->points.n ? sample : g->points.n); /* duplicates not yet out */
+    bool whole =
+        points->n == (sample > 0 && sample < g->points.n ? sample : g->points.n); /* duplicates not yet out */
 
     if (whole && g->kept.lists.k >= out->k && same_set(&g->kept.question, &g->question)) {
         copy_lists(&g->kept.lists, out);
@@ -138,12 +143,13 @@ static struct tlaw_question read_question(struct measurement *g, const struct tl
     int control = tlaw_control_find(m->control);
 
     if (estimator < 0 || metric < 0 || control < 0)
-        engine_fail(g->e, "input", "estimator \"%s\", metric \"%s\" or control \"%s\" is not known", m->estimator,
-                    m->metric, m->control);
+        engine_fail(g->e, "input", "estimator \"%s\", metric \"%s\" or control \"%s\" is not known",
+                    m->estimator, m->metric, m->control);
     engine_check_range(g->e, "k", (double) m->k, 0, 10000);
     engine_check_range(g->e, "sample", (double) m->sample, 0, INT32_MAX);
-    engine_check_range(g->e, "known_dimension", (double) m->known_dimension, control == TLAW_CONTROL_KNOWN, 100000);
-    return (struct tlaw_question) {
+    engine_check_range(g->e, "known_dimension", (double) m->known_dimension, control == TLAW_CONTROL_KNOWN,
+                       100000);
+    return (struct tlaw_question){
         .options = {.estimator = (enum tlaw_estimator) estimator,
                     .k = (int) m->k,
                     .metric = (enum tlaw_metric) metric,
@@ -161,7 +167,8 @@ static void answer(struct measurement *g, const struct tlaw_measure_message *m)
     struct tlaw_dimension d;
 
     g->question = *m;
-    if (tlaw_dimension_answer(&g->points, g->cluster, &question, find_neighbours, g, (struct tlaw_poll) {0}, &d))
+    if (tlaw_dimension_answer(&g->points, g->cluster, &question, find_neighbours, g, (struct tlaw_poll){0},
+                              &d))
         engine_fail(g->e, "input", "%s", d.message[0] ? d.message : "out of memory");
     struct tlaw_dimension_message reply = {.dimension = d.dimension,
                                            .standard_error = d.standard_error,

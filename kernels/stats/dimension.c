@@ -1,8 +1,8 @@
 /*
  * One estimate from start to end: checks, duplicates, neighbours, the estimator, its interval.
  *
- * Duplicates are left out before anything is estimated: a point that occurs twice has a neighbour at distance 0, of
- * which no ratio can be taken, and says nothing about the dimension of the set it lies in.
+ * Duplicates are left out before anything is estimated: a point that occurs twice has a neighbour at distance
+ * 0, of which no ratio can be taken, and says nothing about the dimension of the set it lies in.
  */
 #include "dimension_internal.h"
 
@@ -86,13 +86,13 @@ static int find_neighbours(struct dimension_problem *problem, int k, struct tlaw
 
     free(lists->distance);
     free(lists->index);
-    *lists = (struct tlaw_neighbours) {.n = problem->points.n, .k = k};
+    *lists = (struct tlaw_neighbours){.n = problem->points.n, .k = k};
     lists->distance = malloc(entries * sizeof *lists->distance);
     lists->index = malloc(entries * sizeof *lists->index);
     if (!lists->distance || !lists->index)
         return no_memory(result);
-    return problem->knn(&problem->points, problem->options.metric, group, lists, problem->poll, problem->knn_arg,
-                        result->message);
+    return problem->knn(&problem->points, problem->options.metric, group, lists, problem->poll,
+                        problem->knn_arg, result->message);
 }
 
 /* Whether a point is equal to one before it: its nearest neighbours at distance 0 have ascending indices. */
@@ -115,7 +115,8 @@ static void distinct_free(struct distinct *copy)
 }
 
 /* Replaces the problem's points by their first occurrences. */
-static int keep_distinct(struct dimension_problem *problem, struct distinct *copy, struct tlaw_dimension *result)
+static int keep_distinct(struct dimension_problem *problem, struct distinct *copy,
+                         struct tlaw_dimension *result)
 {
     struct tlaw_points *points = &problem->points;
     size_t row = (size_t) points->width * (size_t) points->element_size, kept = 0;
@@ -175,8 +176,8 @@ static int prepare_neighbours(struct dimension_problem *problem, struct distinct
     result->n = n - result->duplicates;
     if (result->n <= result->k) {
         snprintf(result->message, sizeof result->message,
-                 "no dimension: %lld distinct points are too few for k = %d (at least %d)", (long long) result->n,
-                 result->k, result->k + 1);
+                 "no dimension: %lld distinct points are too few for k = %d (at least %d)",
+                 (long long) result->n, result->k, result->k + 1);
         return 0;
     }
     if (result->duplicates > 0) {
@@ -208,16 +209,19 @@ static int check_input(const struct dimension_problem *problem, struct tlaw_dime
 }
 
 int tlaw_dimension_estimate(const struct tlaw_points *points, const struct tlaw_dimension_options *options,
-                            tlaw_knn *knn, void *knn_arg, struct tlaw_poll poll, struct tlaw_dimension *result)
+                            tlaw_knn *knn, void *knn_arg, struct tlaw_poll poll,
+                            struct tlaw_dimension *result)
 {
-    struct dimension_problem problem = {.points = *points, .options = *options, .knn = knn, .knn_arg = knn_arg,
-                                        .poll = poll};
+    struct dimension_problem problem = {
+        .points = *points, .options = *options, .knn = knn, .knn_arg = knn_arg, .poll = poll};
     struct distinct copy = {0};
     int fewest = estimators[options->estimator].fewest_k, status = 1;
 
-    *result = (struct tlaw_dimension) {.dimension = NAN, .standard_error = NAN, .low = NAN, .high = NAN,
-                                       .n = points->n, .duplicates = -1};
-    result->k = problem.options.k = fewest == 0 ? 0 : options->k ? options->k : estimators[options->estimator].usual_k;
+    *result = (struct tlaw_dimension){
+        .dimension = NAN, .standard_error = NAN, .low = NAN, .high = NAN, .n = points->n, .duplicates = -1};
+    result->k = problem.options.k = fewest == 0  ? 0
+                                    : options->k ? options->k
+                                                 : estimators[options->estimator].usual_k;
     if (points->n == 0) {
         snprintf(result->message, sizeof result->message, "no dimension: no points");
         return 0;

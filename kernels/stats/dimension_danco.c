@@ -1,12 +1,12 @@
 /*
- * DANCo (Ceruti et al., Pattern Recognition 2014): the dimension whose uniform ball, sampled with as many points,
- * has the same distribution of nearest-neighbour norms and of angles between neighbours.
+ * DANCo (Ceruti et al., Pattern Recognition 2014): the dimension whose uniform ball, sampled with as many
+ * points, has the same distribution of nearest-neighbour norms and of angles between neighbours.
  *
- * Conventions: lists of k neighbours; the norm part is the likelihood of r_1 / r_k (MiND_MLk), the angles are those
- * between the first k - 1.  Each point's angles get a von Mises fit (nu, tau), averaged over points.  The two
- * Kullback-Leibler divergences are added.  The reference is simulated for integer dimensions, with at least 4,000
- * neighbourhoods each, and its statistics are interpolated linearly between them, so the answer is real.
- * Also here: uniform samples of a ball.
+ * Conventions: lists of k neighbours; the norm part is the likelihood of r_1 / r_k (MiND_MLk), the angles are
+ * those between the first k - 1.  Each point's angles get a von Mises fit (nu, tau), averaged over points.
+ * The two Kullback-Leibler divergences are added.  The reference is simulated for integer dimensions, with at
+ * least 4,000 neighbourhoods each, and its statistics are interpolated linearly between them, so the answer
+ * is real. Also here: uniform samples of a ball.
  */
 #include "dimension_internal.h"
 
@@ -42,7 +42,8 @@ void tlaw_random_ball(uint64_t *state, int d, double *out)
         out[c] *= scale;
 }
 
-/* ------------------------------------------------ special functions ---------------------------------------------- */
+/* ------------------------------------------------ special functions
+ * ---------------------------------------------- */
 
 /* ln I_0(x), and I_1(x) / I_0(x); power series, asymptotic beyond 30 (Abramowitz & Stegun 9.6.10, 9.7.1) */
 static double log_bessel(double x, double *ratio)
@@ -82,7 +83,8 @@ static double digamma(double x)
            y * (1.0 / 12 - y * (1.0 / 120 - y * (1.0 / 252 - y * (1.0 / 240 - y / 132))));
 }
 
-/* ------------------------------------------------ the statistics of a set ---------------------------------------- */
+/* ------------------------------------------------ the statistics of a set
+ * ---------------------------------------- */
 
 /* concentration from the resultant length (Fisher 1993, 4.5.1) */
 static double von_mises_tau(double eta)
@@ -179,7 +181,7 @@ static int ball_statistics(const struct dimension_problem *problem, int d, struc
     double *log_mu = malloc((size_t) (samples * queries) * sizeof *log_mu), information;
     int status = log_mu ? 0 : -1;
 
-    *out = (struct statistics) {0};
+    *out = (struct statistics){0};
     for (int s = 0; s < samples && !status; s++)
         status = ball_sample(problem, d, n, queries, &state, log_mu + s * queries, out);
     if (!status) {
@@ -207,7 +209,8 @@ static int data_statistics(const struct dimension_problem *problem, struct stati
             continue;
         tlaw_points_row(&problem->points, i, rows);
         for (int j = 0; j < k - 1; j++)
-            tlaw_points_row(&problem->points, graph->index[i * graph->k + j], rows + (size_t) (j + 1) * width);
+            tlaw_points_row(&problem->points, graph->index[i * graph->k + j],
+                            rows + (size_t) (j + 1) * width);
         add_angles(rows, k - 1, width, out);
         used++;
         if (i % 64 == 0)
@@ -219,9 +222,11 @@ static int data_statistics(const struct dimension_problem *problem, struct stati
     return status;
 }
 
-/* ------------------------------------------------ divergence and search ------------------------------------------ */
+/* ------------------------------------------------ divergence and search
+ * ------------------------------------------ */
 
-/* Between the laws of r_1 / r_k for dimensions a (data) and b (reference); `inner` = k - 1 as in the paper. */
+/* Between the laws of r_1 / r_k for dimensions a (data) and b (reference); `inner` = k - 1 as in the paper.
+ */
 static double norm_divergence(double a, double b, int inner)
 {
     double quotient = b / a, harmonic = 0, sum = 0, binomial = 1;
@@ -264,10 +269,12 @@ static double least_between(const struct statistics *data, const struct statisti
     return least;
 }
 
-/* Tries integer dimensions upward from below the norm's own estimate, until the divergence has risen for long. */
+/* Tries integer dimensions upward from below the norm's own estimate, until the divergence has risen for
+ * long. */
 static int search(const struct dimension_problem *problem, const struct statistics *data, double *answer)
 {
-    int top = problem->points.width < LARGEST ? problem->points.width : LARGEST, inner = problem->options.k - 1;
+    int top = problem->points.width < LARGEST ? problem->points.width : LARGEST,
+        inner = problem->options.k - 1;
     int first = (int) fmax(1, fmin(top, floor(0.7 * data->d))), rising = 0;
     double least = INFINITY;
     struct statistics previous, next;

@@ -1,13 +1,13 @@
 /*
- * GeoMLE (Gomtsyan, Mokrov, Panov & Yanovich, ACML 2019): Levina & Bickel's local estimate at many neighbourhood
- * sizes, extrapolated to radius 0 by a regression on the neighbourhood's radius, so that curvature and uneven
- * density cancel to first order.
+ * GeoMLE (Gomtsyan, Mokrov, Panov & Yanovich, ACML 2019): Levina & Bickel's local estimate at many
+ * neighbourhood sizes, extrapolated to radius 0 by a regression on the neighbourhood's radius, so that
+ * curvature and uneven density cancel to first order.
  *
- * Conventions: sizes k/2 .. 2k; 20 bootstrap samples of the points (their distinct members); per point and size the
- * mean estimate and mean radius over samples; weights 1 / variance over samples; a quadratic in the radius relative
- * to the largest one, its two slopes with a ridge of 0.005 of the total weight; the intercept is the local
- * estimate; the mean over points is the answer.  A size is used where at least 10 samples reach it within the
- * point's list of 4k + 8 neighbours.
+ * Conventions: sizes k/2 .. 2k; 20 bootstrap samples of the points (their distinct members); per point and
+ * size the mean estimate and mean radius over samples; weights 1 / variance over samples; a quadratic in the
+ * radius relative to the largest one, its two slopes with a ridge of 0.005 of the total weight; the intercept
+ * is the local estimate; the mean over points is the answer.  A size is used where at least 10 samples reach
+ * it within the point's list of 4k + 8 neighbours.
  */
 #include "dimension_internal.h"
 
@@ -25,8 +25,8 @@ struct size_sums { /* of one neighbourhood size, over samples */
 };
 
 /* Adds one bootstrap sample's estimates at sizes [smallest, largest] around point i. */
-static void add_sample(const struct tlaw_neighbours *graph, int64_t i, const uint32_t *samples_with, int sample,
-                       int smallest, int largest, struct size_sums *sums)
+static void add_sample(const struct tlaw_neighbours *graph, int64_t i, const uint32_t *samples_with,
+                       int sample, int smallest, int largest, struct size_sums *sums)
 {
     const double *distance = graph->distance + i * graph->k;
     const int32_t *index = graph->index + i * graph->k;
@@ -114,7 +114,7 @@ int tlaw_dimension_geomle(const struct dimension_problem *problem, struct tlaw_d
             samples_with[random_below(&state, n)] |= 1u << sample;
     for (int64_t i = 0; i < n && !status; i++) {
         for (int s = 0; s < sizes; s++)
-            sums[s] = (struct size_sums) {0};
+            sums[s] = (struct size_sums){0};
         for (int sample = 0; sample < SAMPLES; sample++)
             add_sample(&problem->neighbours, i, samples_with, sample, smallest, smallest + sizes - 1, sums);
         psi[i] = intercept(sums, sizes);

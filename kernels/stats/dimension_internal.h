@@ -17,8 +17,8 @@ struct dimension_problem {
 };
 
 /*
- * An estimator fills dimension and standard_error (NaN: unknown) and may add to the message.  0, or -1: memory
- * (message set) or stopped (message "").
+ * An estimator fills dimension and standard_error (NaN: unknown) and may add to the message.  0, or -1:
+ * memory (message set) or stopped (message "").
  */
 typedef int tlaw_estimator_function(const struct dimension_problem *, struct tlaw_dimension *);
 
@@ -29,9 +29,9 @@ tlaw_estimator_function tlaw_dimension_levina_bickel, tlaw_dimension_mackay, tla
     tlaw_dimension_geomle;
 
 /*
- * sqrt(sum_ij A_ij psi_i psi_j): the standard deviation of a sum of dependent terms psi (centred here) when i and j
- * are dependent if one is a neighbour of the other, or if they share a cluster.  Never below the value for
- * independent clusters.  NaN without memory.
+ * sqrt(sum_ij A_ij psi_i psi_j): the standard deviation of a sum of dependent terms psi (centred here) when i
+ * and j are dependent if one is a neighbour of the other, or if they share a cluster.  Never below the value
+ * for independent clusters.  NaN without memory.
  */
 double tlaw_graph_deviation(const struct dimension_problem *problem, double *psi);
 

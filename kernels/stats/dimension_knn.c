@@ -28,8 +28,9 @@ int tlaw_points_check(const struct tlaw_points *points, int64_t *bad_row)
 {
     for (int64_t i = 0; i < points->n; i++)
         for (int c = 0; c < points->width; c++) {
-            double value = points->element_size == 4 ? (double) ((const float *) points->data)[i * points->width + c]
-                                                     : ((const double *) points->data)[i * points->width + c];
+            double value = points->element_size == 4
+                               ? (double) ((const float *) points->data)[i * points->width + c]
+                               : ((const double *) points->data)[i * points->width + c];
             if (!(fabs(value) <= LARGEST_VALUE)) {
                 *bad_row = i;
                 return -1;
@@ -44,8 +45,9 @@ int tlaw_points_normalise(const struct tlaw_points *points, double *scale, int64
         double sum = 0;
 
         for (int c = 0; c < points->width; c++) {
-            double value = points->element_size == 4 ? (double) ((const float *) points->data)[i * points->width + c]
-                                                     : ((const double *) points->data)[i * points->width + c];
+            double value = points->element_size == 4
+                               ? (double) ((const float *) points->data)[i * points->width + c]
+                               : ((const double *) points->data)[i * points->width + c];
             sum += value * value;
         }
         scale[i] = 1 / sqrt(sum);

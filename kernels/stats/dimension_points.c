@@ -23,11 +23,12 @@ static int stopped(struct tlaw_dimension *result)
     return -1;
 }
 
-/* ------------------------------------------------ correlation dimension ------------------------------------------ */
+/* ------------------------------------------------ correlation dimension
+ * ------------------------------------------ */
 
-int tlaw_correlation_integral(const struct tlaw_points *points, enum tlaw_metric metric, const double radius[2],
-                              int64_t rows, uint64_t seed, struct tlaw_poll poll, double share[2],
-                              double *counts)
+int tlaw_correlation_integral(const struct tlaw_points *points, enum tlaw_metric metric,
+                              const double radius[2], int64_t rows, uint64_t seed, struct tlaw_poll poll,
+                              double share[2], double *counts)
 {
     int64_t n = points->n, sampled = 0, wanted = rows > 0 && rows < n ? rows : n, since_poll = 0;
     double total[2] = {0, 0};
@@ -128,7 +129,8 @@ int tlaw_dimension_correlation(const struct dimension_problem *problem, struct t
     return 0;
 }
 
-/* ------------------------------------------------ spectra -------------------------------------------------------- */
+/* ------------------------------------------------ spectra
+ * -------------------------------------------------------- */
 
 /* Householder reduction of a[n][n] to diagonal d and off-diagonal e (e[0] = 0). */
 static void tridiagonalise(double *a, int n, double *d, double *e)
@@ -304,7 +306,8 @@ static int spectrum_open(const struct dimension_problem *problem, struct spectru
         const double *row = s->rows + i * s->width;
         if (s->inner)
             for (int64_t j = 0; j <= i; j++)
-                s->matrix[i * s->size + j] = s->matrix[j * s->size + i] = dot(row, s->rows + j * s->width, s->width);
+                s->matrix[i * s->size + j] = s->matrix[j * s->size + i] =
+                    dot(row, s->rows + j * s->width, s->width);
         else
             for (int a = 0; a < s->width; a++)
                 for (int b = 0; b < s->width; b++)
@@ -401,7 +404,8 @@ static double neighbourhood_directions(const struct dimension_problem *problem, 
     count++;
     for (int j = 0; j < graph->k; j++)
         if (graph->index[i * graph->k + j] >= 0)
-            tlaw_points_row(&problem->points, graph->index[i * graph->k + j], rows + (size_t) count++ * width);
+            tlaw_points_row(&problem->points, graph->index[i * graph->k + j],
+                            rows + (size_t) count++ * width);
     centre_rows(rows, count, width, mean);
     for (int a = 0; a < count; a++)
         for (int b = 0; b <= a; b++)
@@ -417,7 +421,8 @@ int tlaw_dimension_local_pca(const struct dimension_problem *problem, struct tla
     int k = problem->options.k;
     size_t width = (size_t) problem->points.width;
     double *rows = malloc((size_t) (k + 1) * width * sizeof *rows), *mean = malloc(width * sizeof *mean);
-    double *matrix = malloc((size_t) (k + 1) * (k + 2) * sizeof *matrix), *psi = malloc((size_t) n * sizeof *psi);
+    double *matrix = malloc((size_t) (k + 1) * (k + 2) * sizeof *matrix),
+           *psi = malloc((size_t) n * sizeof *psi);
     double sum = 0;
     int status = 0;
 
@@ -443,7 +448,8 @@ int tlaw_dimension_local_pca(const struct dimension_problem *problem, struct tla
     return status;
 }
 
-/* ------------------------------------------------ persistent homology -------------------------------------------- */
+/* ------------------------------------------------ persistent homology
+ * -------------------------------------------- */
 
 /* Length of the minimum spanning tree of count points (Prim); NaN when stopped. */
 static double tree_length(const struct dimension_problem *problem, const int64_t *members, int64_t count,
@@ -501,12 +507,13 @@ static int tree_lengths(const struct dimension_problem *problem, const int64_t *
 }
 
 /*
- * Persistent homology of degree 0: the tree's length over m points grows as m^(1 - 1/d) (Steele 1988; Schweinhart
- * 2020), so d = 1 / (1 - slope).  The points are halved three times at random; the slope is the least-squares one
- * of mean ln length on ln m.  Its SE comes from the spread of the slopes of single halvings about their level's
- * mean, whose variance halves with every doubling of the points.
+ * Persistent homology of degree 0: the tree's length over m points grows as m^(1 - 1/d) (Steele 1988;
+ * Schweinhart 2020), so d = 1 / (1 - slope).  The points are halved three times at random; the slope is the
+ * least-squares one of mean ln length on ln m.  Its SE comes from the spread of the slopes of single halvings
+ * about their level's mean, whose variance halves with every doubling of the points.
  */
-static void tree_slope(double logs[TREE_LEVELS][1 << (TREE_LEVELS - 1)], double *slope, double *standard_error)
+static void tree_slope(double logs[TREE_LEVELS][1 << (TREE_LEVELS - 1)], double *slope,
+                       double *standard_error)
 {
     static const double weight[TREE_LEVELS - 1] = {.3, .4, .3}; /* least squares over four equal steps */
     double spread = 0, weights2 = 0;
@@ -539,7 +546,8 @@ int tlaw_dimension_persistent_homology(const struct dimension_problem *problem, 
 
     if (n < 64) {
         snprintf(result->message, sizeof result->message,
-                 "no dimension: \"persistent_homology\" needs 64 distinct points, there are %lld", (long long) n);
+                 "no dimension: \"persistent_homology\" needs 64 distinct points, there are %lld",
+                 (long long) n);
         return 0;
     }
     int64_t *order = malloc((size_t) n * sizeof *order), *outside = malloc((size_t) n * sizeof *outside);

@@ -1,7 +1,9 @@
 /*
- * One question about a set of points: the order of rows, subsamples, controls, and the metric's normalisation.
+ * One question about a set of points: the order of rows, subsamples, controls, and the metric's
+ * normalisation.
  *
- * Invariant: an answer depends on the set of points (and clusters) and the question only, not on the order of rows.
+ * Invariant: an answer depends on the set of points (and clusters) and the question only, not on the order of
+ * rows.
  */
 #include "dimension_internal.h"
 
@@ -20,7 +22,8 @@ int tlaw_control_find(const char *name)
     return -1;
 }
 
-/* ------------------------------------------------ order ---------------------------------------------------------- */
+/* ------------------------------------------------ order
+ * ---------------------------------------------------------- */
 
 struct order {
     const struct tlaw_points *points;
@@ -79,7 +82,8 @@ int tlaw_points_sort(struct tlaw_points *points, void *data, int32_t *cluster)
     return status;
 }
 
-/* ------------------------------------------------ derived sets --------------------------------------------------- */
+/* ------------------------------------------------ derived sets
+ * --------------------------------------------------- */
 
 struct derived {
     struct tlaw_points points;
@@ -97,13 +101,13 @@ static void derived_free(struct derived *set)
 static int derived_allocate(struct derived *set, int64_t n, int width)
 {
     set->data = malloc((size_t) n * (size_t) width * sizeof *set->data + 1);
-    set->points = (struct tlaw_points) {n, width, 8, set->data, NULL};
+    set->points = (struct tlaw_points){n, width, 8, set->data, NULL};
     return set->data ? 0 : -1;
 }
 
 /* `wanted` of the rows in their order (Knuth's selection sampling), as doubles; clusters too. */
-static int draw_sample(const struct tlaw_points *points, const int32_t *cluster, int64_t wanted, uint64_t seed,
-                       struct derived *set)
+static int draw_sample(const struct tlaw_points *points, const int32_t *cluster, int64_t wanted,
+                       uint64_t seed, struct derived *set)
 {
     int64_t kept = 0;
 
@@ -180,7 +184,8 @@ static int covariance(const struct derived *set, double *mean, double *matrix, s
 static int make_gaussian(struct derived *set, uint64_t seed, struct tlaw_poll poll, char *message)
 {
     int width = set->points.width;
-    double *matrix = calloc((size_t) width * (size_t) width, sizeof *matrix), *mean = calloc((size_t) width, sizeof *mean);
+    double *matrix = calloc((size_t) width * (size_t) width, sizeof *matrix),
+           *mean = calloc((size_t) width, sizeof *mean);
     double *noise = malloc((size_t) width * sizeof *noise);
     int status = 0;
 
@@ -216,12 +221,14 @@ static int make_known(struct derived *set, int64_t n, int d, bool sphere, uint64
     if (derived_allocate(set, n, sphere ? d + 1 : d))
         return -1;
     for (int64_t i = 0; i < n; i++)
-        tlaw_random_ball(&seed, set->points.width, set->data + i * set->points.width); /* a direction, at least */
+        tlaw_random_ball(&seed, set->points.width,
+                         set->data + i * set->points.width); /* a direction, at least */
     return 0;
 }
 
-static int derive(const struct tlaw_points *points, const int32_t *cluster, const struct tlaw_question *question,
-                  struct tlaw_poll poll, struct derived *set, char *message)
+static int derive(const struct tlaw_points *points, const int32_t *cluster,
+                  const struct tlaw_question *question, struct tlaw_poll poll, struct derived *set,
+                  char *message)
 {
     int64_t wanted = question->sample > 0 && question->sample < points->n ? question->sample : points->n;
     uint64_t seed = question->options.seed;
@@ -256,7 +263,8 @@ static int normalise(struct derived *set, struct tlaw_dimension *result)
     }
     if (tlaw_points_normalise(&set->points, set->scale, &row)) {
         snprintf(result->message, sizeof result->message,
-                 "a point is zero (or its length is out of range): it has no direction, which the metrics \"cosine\" "
+                 "a point is zero (or its length is out of range): it has no direction, which the metrics "
+                 "\"cosine\" "
                  "and \"angular\" need");
         return -1;
     }
@@ -272,7 +280,7 @@ int tlaw_dimension_answer(const struct tlaw_points *points, const int32_t *clust
     struct derived set = {0};
     int status;
 
-    *result = (struct tlaw_dimension) {.dimension = NAN, .standard_error = NAN, .low = NAN, .high = NAN};
+    *result = (struct tlaw_dimension){.dimension = NAN, .standard_error = NAN, .low = NAN, .high = NAN};
     status = derive(points, cluster, question, poll, &set, result->message);
     if (!status && options.metric != TLAW_METRIC_EUCLIDEAN)
         status = normalise(&set, result);

@@ -1,11 +1,10 @@
 /*
  * Estimators that read nothing but ratios of neighbour distances, and the variance they share.
  *
- * All are maximum-likelihood or least-squares estimates under locally constant density, where ln(r_k / r_j) is a
- * sum of independent exponentials of rate d.  Points whose ratio is undefined (a distance 0 or infinite) are left
- * out, with a note in the message.
- * Standard errors: the influence of every point is summed over the neighbour graph (tlaw_graph_deviation), because
- * points that are neighbours share distances.
+ * All are maximum-likelihood or least-squares estimates under locally constant density, where ln(r_k / r_j)
+ * is a sum of independent exponentials of rate d.  Points whose ratio is undefined (a distance 0 or infinite)
+ * are left out, with a note in the message. Standard errors: the influence of every point is summed over the
+ * neighbour graph (tlaw_graph_deviation), because points that are neighbours share distances.
  */
 #include "dimension_internal.h"
 
@@ -96,7 +95,8 @@ static int no_ratio(struct tlaw_dimension *result)
     return 0;
 }
 
-/* ------------------------------------------------ Levina & Bickel ------------------------------------------------ */
+/* ------------------------------------------------ Levina & Bickel
+ * ------------------------------------------------ */
 
 /* mean over j < k of ln(r_k / r_j), or NaN: the inverse of the local estimate */
 static double inverse_local(const double *r, int k)
@@ -144,7 +144,8 @@ int tlaw_dimension_mackay(const struct dimension_problem *problem, struct tlaw_d
     if (!psi)
         return no_memory(result);
     for (int64_t i = 0; i < n; i++) {
-        psi[i] = inverse_local(problem->neighbours.distance + i * problem->neighbours.k, problem->neighbours.k);
+        psi[i] =
+            inverse_local(problem->neighbours.distance + i * problem->neighbours.k, problem->neighbours.k);
         if (!isnan(psi[i]))
             sum += psi[i], used++;
     }
@@ -159,7 +160,8 @@ int tlaw_dimension_mackay(const struct dimension_problem *problem, struct tlaw_d
     return sum > 0 ? 0 : no_ratio(result);
 }
 
-/* ------------------------------------------------ ratios of two distances ---------------------------------------- */
+/* ------------------------------------------------ ratios of two distances
+ * ---------------------------------------- */
 
 /* ln(r_k2 / r_k1) of every usable point into x, its point's number into owner; returns how many */
 static int64_t log_ratios(const struct dimension_problem *problem, int k1, int k2, double *x, int64_t *owner)
@@ -179,8 +181,8 @@ static int64_t log_ratios(const struct dimension_problem *problem, int k1, int k
 }
 
 struct ratios {
-    double *x;      /* ln mu */
-    double *psi;    /* room for the influence of every point */
+    double *x;   /* ln mu */
+    double *psi; /* room for the influence of every point */
     int64_t *owner;
     int64_t count;
     double sum;
@@ -212,15 +214,16 @@ static void ratios_close(struct ratios *ratios)
 }
 
 /* SE of c / mean(x): the same for the estimates that depend on the sum alone */
-static double deviation_of_mean(const struct dimension_problem *problem, struct ratios *ratios, double dimension)
+static double deviation_of_mean(const struct dimension_problem *problem, struct ratios *ratios,
+                                double dimension)
 {
     for (int64_t i = 0; i < ratios->count; i++)
         ratios->psi[ratios->owner[i]] = ratios->x[i] - ratios->sum / (double) ratios->count;
     return dimension * tlaw_graph_deviation(problem, ratios->psi) / ratios->sum;
 }
 
-static int twonn_from_sum(const struct dimension_problem *problem, struct tlaw_dimension *result, double n_added,
-                          double sum_added)
+static int twonn_from_sum(const struct dimension_problem *problem, struct tlaw_dimension *result,
+                          double n_added, double sum_added)
 {
     struct ratios ratios;
     int status = ratios_open(problem, 1, 2, &ratios, result);
@@ -258,8 +261,8 @@ static int by_x(const void *a, const void *b)
 }
 
 /*
- * Slope through the origin of y_i = -ln(1 - i/n) on the sorted x_i, i <= .9 n.  Influence of a point at t, with
- * dy = dF / (1 - F): sum over kept x_j of x_j (1{t <= x_j} - F_j) / (1 - F_j), over sum x_j^2.
+ * Slope through the origin of y_i = -ln(1 - i/n) on the sorted x_i, i <= .9 n.  Influence of a point at t,
+ * with dy = dF / (1 - F): sum over kept x_j of x_j (1{t <= x_j} - F_j) / (1 - F_j), over sum x_j^2.
  */
 static double twonn_slope(const struct ranked *sorted, int64_t n, int64_t kept, double *psi)
 {
@@ -294,7 +297,7 @@ int tlaw_dimension_twonn(const struct dimension_problem *problem, struct tlaw_di
         status = 0;
     } else if (status > 0) {
         for (int64_t i = 0; i < ratios.count; i++)
-            sorted[i] = (struct ranked) {ratios.x[i], ratios.owner[i]};
+            sorted[i] = (struct ranked){ratios.x[i], ratios.owner[i]};
         qsort(sorted, (size_t) ratios.count, sizeof *sorted, by_x);
         result->dimension = twonn_slope(sorted, ratios.count, kept, ratios.psi);
         result->standard_error = tlaw_graph_deviation(problem, ratios.psi);
@@ -305,7 +308,8 @@ int tlaw_dimension_twonn(const struct dimension_problem *problem, struct tlaw_di
     return status;
 }
 
-/* ------------------------------------------------ likelihoods that need a root ----------------------------------- */
+/* ------------------------------------------------ likelihoods that need a root
+ * ----------------------------------- */
 
 /* d ln(likelihood of one x) / dd for Gride(n1, n2), and minus its derivative */
 static double gride_score(double x, double d, int n1, int n2, double *information)
@@ -366,7 +370,8 @@ double tlaw_gride(const double *log_mu, int64_t n, int n1, int n2, double *infor
     return d;
 }
 
-static int gride_estimate(const struct dimension_problem *problem, int n1, int n2, struct tlaw_dimension *result)
+static int gride_estimate(const struct dimension_problem *problem, int n1, int n2,
+                          struct tlaw_dimension *result)
 {
     struct ratios ratios;
     int status = ratios_open(problem, n1, n2, &ratios, result);

@@ -1,6 +1,6 @@
 /*
- * The exact squared distance of two rows: float64, sixteen running sums, added in one fixed order, so that whoever
- * includes this gets the same bits: multiply-adds must not be contracted to FMA.
+ * The exact squared distance of two rows: float64, sixteen running sums, added in one fixed order, so that
+ * whoever includes this gets the same bits: multiply-adds must not be contracted to FMA.
  */
 #ifndef TLAW_DISTANCE_H
 #define TLAW_DISTANCE_H
@@ -48,13 +48,15 @@ static inline double points_distance2(const struct tlaw_points *points, int64_t 
     double distance2;
 
     if (points->element_size == 4) {
-        const float *x = (const float *) points->data + i * width, *y = (const float *) points->data + j * width;
+        const float *x = (const float *) points->data + i * width,
+                    *y = (const float *) points->data + j * width;
 
         if (!points->scale)
             return distance2_float_plain(x, y, width);
         distance2 = distance2_float(x, points->scale[i], y, points->scale[j], width);
     } else {
-        const double *x = (const double *) points->data + i * width, *y = (const double *) points->data + j * width;
+        const double *x = (const double *) points->data + i * width,
+                     *y = (const double *) points->data + j * width;
 
         if (!points->scale)
             return distance2_double(x, 1, y, 1, width);

@@ -1,5 +1,6 @@
 /*
- * Point sets for tests of the intrinsic dimension: sets of known dimension, and the reference folder's tables.
+ * Point sets for tests of the intrinsic dimension: sets of known dimension, and the reference folder's
+ * tables.
  */
 #ifndef TLAW_POINTS_H
 #define TLAW_POINTS_H
@@ -79,7 +80,7 @@ static inline struct tlaw_points make_shape(enum shape shape, int64_t n, int d, 
         for (int c = 0; c < width && shape == SPHERE; c++)
             row[c] /= sqrt(length2);
     }
-    return (struct tlaw_points) {n, width, 8, data, NULL};
+    return (struct tlaw_points){n, width, 8, data, NULL};
 }
 
 #endif

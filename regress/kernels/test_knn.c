@@ -1,15 +1,15 @@
-/* Exact neighbours: the same bits as comparing all pairs in float64, on every instruction set, however awkward the set. */
+/* Exact neighbours: the same bits as comparing all pairs in float64, on every instruction set, however
+ * awkward the set. */
 #include "points.h"
 #include "tap.h"
 #include "../../kernels/backend/knn.h"
-
-#include <time.h>
 
 static const char *const isas[] = {"portable", "avx2", "avx512"};
 
 static struct tlaw_neighbours lists_of(int64_t n, int k)
 {
-    return (struct tlaw_neighbours) {n, k, malloc(sizeof(double) * (size_t) (n * k)), malloc(sizeof(int32_t) * (size_t) (n * k))};
+    return (struct tlaw_neighbours){n, k, malloc(sizeof(double) * (size_t) (n * k)),
+                                    malloc(sizeof(int32_t) * (size_t) (n * k))};
 }
 
 static void free_lists(struct tlaw_neighbours *lists)
@@ -18,38 +18,34 @@ static void free_lists(struct tlaw_neighbours *lists)
     free(lists->index);
 }
 
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
-}
-
 /* Compares with the plain search on every instruction set and on 1 and 3 threads. */
-static void check(const char *what, const struct tlaw_points *points, enum tlaw_metric metric, const int32_t *group, int k)
+static void check(const char *what, const struct tlaw_points *points, enum tlaw_metric metric,
+                  const int32_t *group, int k)
 {
     struct tlaw_neighbours expected = lists_of(points->n, k), got = lists_of(points->n, k);
     size_t entries = (size_t) (points->n * k);
     char message[TLAW_DIMENSION_MESSAGE];
 
-    tlaw_knn_plain(points, metric, group, &expected, (struct tlaw_poll) {0}, NULL, message);
+    tlaw_knn_plain(points, metric, group, &expected, (struct tlaw_poll){0}, NULL, message);
     for (int threads = 1; threads <= 3; threads += 2) {
         struct pool *pool = pool_create(threads);
 
-        for (int i = 0; i < 3; i++) {
-            struct knn_request request = {.pool = pool, .kernel = knn_find_kernel(isas[i])};
+        for (int i = 0; i < 6; i++) {
+            struct knn_request request = {
+                .pool = pool, .kernel = knn_find_kernel(isas[i / 2]), .bits = i % 2 ? 16 : 8};
 
             if (!request.kernel) {
-                skip("%s, %s: not on this machine", what, isas[i]);
+                skip("%s, %s: not on this machine", what, isas[i / 2]);
                 continue;
             }
             memset(got.distance, 0, entries * sizeof *got.distance);
-            knn_exact(points, metric, group, &got, (struct tlaw_poll) {0}, &request, message);
+            knn_exact(points, metric, group, &got, (struct tlaw_poll){0}, &request, message);
             bool same = !memcmp(got.distance, expected.distance, entries * sizeof *got.distance) &&
                         !memcmp(got.index, expected.index, entries * sizeof *got.index);
-            ok(same, "%s (n %lld, width %d, k %d), %s, %d threads: %.1f distances a point in float32, %.1f in float64", what,
-               (long long) points->n, points->width, k, isas[i], threads,
+            ok(same,
+               "%s (n %lld, width %d, k %d), %s, %d bits, %d threads: %.1f distances a point in float32, "
+               "%.1f in float64",
+               what, (long long) points->n, points->width, k, isas[i / 2], request.bits, threads,
                (double) request.rough_distances / (double) points->n,
                (double) request.exact_distances / (double) points->n);
         }
@@ -79,7 +75,7 @@ static struct tlaw_points mixed(int64_t n, int width, int rank, double offset, u
         }
     }
     free(mix);
-    return (struct tlaw_points) {n, width, 4, data, NULL};
+    return (struct tlaw_points){n, width, 4, data, NULL};
 }
 
 static struct tlaw_points noise(int64_t n, int width, uint64_t *state)
@@ -88,7 +84,7 @@ static struct tlaw_points noise(int64_t n, int width, uint64_t *state)
 
     for (int64_t i = 0; i < n * width; i++)
         data[i] = (float) tlaw_random_normal(state);
-    return (struct tlaw_points) {n, width, 4, data, NULL};
+    return (struct tlaw_points){n, width, 4, data, NULL};
 }
 
 static void test_sets(void)
@@ -149,9 +145,10 @@ static void test_activations(void)
     for (int i = 0; i < 1200 * 768; i++)
         moved[i] = ((float *) points.data)[i] + 1000;
     shifted.data = moved;
-    knn_exact(&points, TLAW_METRIC_EUCLIDEAN, NULL, &plain, (struct tlaw_poll) {0}, &request, message);
-    knn_exact(&shifted, TLAW_METRIC_EUCLIDEAN, NULL, &offset, (struct tlaw_poll) {0}, &request, message);
-    ok(!memcmp(plain.distance, offset.distance, sizeof(double) * 24000) && !memcmp(plain.index, offset.index, 4 * 24000),
+    knn_exact(&points, TLAW_METRIC_EUCLIDEAN, NULL, &plain, (struct tlaw_poll){0}, &request, message);
+    knn_exact(&shifted, TLAW_METRIC_EUCLIDEAN, NULL, &offset, (struct tlaw_poll){0}, &request, message);
+    ok(!memcmp(plain.distance, offset.distance, sizeof(double) * 24000) &&
+           !memcmp(plain.index, offset.index, 4 * 24000),
        "an offset of 1,000 in every coordinate changes nothing");
     pool_free(pool);
     free_lists(&plain);
@@ -179,7 +176,8 @@ static void test_stop(void)
     struct knn_request request = {.pool = pool};
     char message[TLAW_DIMENSION_MESSAGE] = "x";
 
-    ok(knn_exact(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll) {stop_at_once, NULL}, &request, message) < 0 &&
+    ok(knn_exact(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll){stop_at_once, NULL},
+                 &request, message) < 0 &&
            !message[0],
        "it can be stopped");
     pool_free(pool);
@@ -187,27 +185,8 @@ static void test_stop(void)
     free((void *) points.data);
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-    if (argc == 5) { /* n width k rank (0: noise): timing */
-        uint64_t state = 4;
-        struct tlaw_points points = atoi(argv[4]) ? mixed(atoll(argv[1]), atoi(argv[2]), atoi(argv[4]), 0, &state)
-                                                  : noise(atoll(argv[1]), atoi(argv[2]), &state);
-        struct tlaw_neighbours lists = lists_of(points.n, atoi(argv[3]));
-        struct pool *pool = pool_create(2);
-        char message[TLAW_DIMENSION_MESSAGE];
-
-        for (int i = 0; i < 5; i++) {
-            struct knn_request request = {.pool = pool};
-            double start = now(), processor = (double) clock() / CLOCKS_PER_SEC;
-
-            knn_exact(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll) {0}, &request, message);
-            printf("%.3f s (%.3f s of the processors), %.1f distances a point in float32, %.1f in float64\n", now() - start,
-                   (double) clock() / CLOCKS_PER_SEC - processor, (double) request.rough_distances / (double) points.n,
-                   (double) request.exact_distances / (double) points.n);
-        }
-        return 0;
-    }
     test_sets();
     test_activations();
     test_stop();

@@ -2,8 +2,9 @@
  * Nearest neighbours, what depends on the instruction set: integer products of blocks of points, the search
  * of a block of products for pairs within reach, exact distances.
  *
- * Products are of signed bytes with unsigned ones.  With VNNI one instruction multiplies 64 pairs and adds;
- * AVX2 has a saturating pair of instructions, hence its smaller integers; elsewhere it is plain C.
+ * Products of bytes are of signed with unsigned ones.  With VNNI one instruction multiplies 64 pairs and
+ * adds; AVX2 has a saturating pair of instructions, hence its smaller integers; elsewhere it is plain C.
+ * Products of 16-bit words are half as fast.
  */
 #include "isa.h"
 #include "../knn.h"
@@ -17,7 +18,7 @@
 #include "../../stats/distance.h"
 
 #define TILE_ROWS 8
-#define CHUNK     512 /* depth of what stays in the first cache */
+#define CHUNK     128 /* quads that stay in the first cache */
 
 static double exact_distance2(const struct tlaw_points *points, int64_t i, int64_t j)
 {
@@ -51,70 +52,103 @@ static float rough_distance2(const struct tlaw_points *points, int64_t i, int64_
 
 /* ---- products: TILE_ROWS rows of a panel times a whole panel ---- */
 
-/* Adds to out (rows of KNN_BLOCK) over `quads` groups of four. */
+/* Adds to out (rows of KNN_BLOCK) over `quads` quads. */
 typedef void tile_function(int32_t *out, const int8_t *rows, const int8_t *columns, int quads);
 
 static inline __attribute__((always_inline)) void
-block_products(int32_t *out, const int8_t *rows, const int8_t *columns, int depth, tile_function *tile)
+block_products(int32_t *out, const int8_t *rows, const int8_t *columns, int quads, tile_function *tile)
 {
-    size_t panel = (size_t) depth * KNN_PANEL;
+    size_t panel = (size_t) quads * 4 * KNN_PANEL;
 
     memset(out, 0, sizeof *out * KNN_BLOCK * KNN_BLOCK);
-    for (int from = 0; from < depth; from += CHUNK) {
-        int quads = (depth - from < CHUNK ? depth - from : CHUNK) / 4;
-        size_t skip = (size_t) from * KNN_PANEL;
+    for (int from = 0; from < quads; from += CHUNK) {
+        int some = quads - from < CHUNK ? quads - from : CHUNK;
+        size_t skip = (size_t) from * 4 * KNN_PANEL;
 
         for (int right = 0; right < KNN_PANELS; right++)
             for (int row = 0; row < KNN_BLOCK; row += TILE_ROWS)
                 tile(out + row * KNN_BLOCK + right * KNN_PANEL,
                      rows + (size_t) (row / KNN_PANEL) * panel + skip + row % KNN_PANEL * 4,
-                     columns + (size_t) right * panel + skip, quads);
+                     columns + (size_t) right * panel + skip, some);
     }
+}
+
+static inline int32_t quad_at(const int8_t *from)
+{
+    int32_t quad;
+
+    memcpy(&quad, from, 4);
+    return quad;
 }
 
 #if defined(__AVX512F__)
 
-static inline __attribute__((always_inline, target("avx512vnni"))) void
-tile_vnni(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
+#define VNNI
+
+/* Sums in named variables: an array of them goes through memory at every step. */
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define LOAD_ROW(r)                                                                                          \
+    __m512i sum##r##0 = _mm512_loadu_si512(out + r * KNN_BLOCK);                                             \
+    __m512i sum##r##1 = _mm512_loadu_si512(out + r * KNN_BLOCK + 16);                                        \
+    __m512i sum##r##2 = _mm512_loadu_si512(out + r * KNN_BLOCK + 32);
+#define ADD_BYTES(r)                                                                                         \
+    row = _mm512_set1_epi32(quad_at(rows + 4 * r));                                                          \
+    MULTIPLY_ADD("vpdpbusd", sum##r##0, column0);                                                            \
+    MULTIPLY_ADD("vpdpbusd", sum##r##1, column1);                                                            \
+    MULTIPLY_ADD("vpdpbusd", sum##r##2, column2);
+#define ADD_WORDS(r)                                                                                         \
+    row = _mm512_set1_epi32(quad_at(rows + 4 * r));                                                          \
+    MULTIPLY_ADD("vpdpwssd", sum##r##0, column0);                                                            \
+    MULTIPLY_ADD("vpdpwssd", sum##r##1, column1);                                                            \
+    MULTIPLY_ADD("vpdpwssd", sum##r##2, column2);
+/* As assembler: around the intrinsics, gcc 12 copies every sum to the stack and back. */
+#define MULTIPLY_ADD(instruction, sum, column)                                                               \
+    __asm__(instruction " %2, %1, %0" : "+v"(sum) : "v"(column), "v"(row))
+#define STORE_ROW(r)                                                                                         \
+    _mm512_storeu_si512(out + r * KNN_BLOCK, sum##r##0);                                                     \
+    _mm512_storeu_si512(out + r * KNN_BLOCK + 16, sum##r##1);                                                \
+    _mm512_storeu_si512(out + r * KNN_BLOCK + 32, sum##r##2);
+
+VNNI static void tile_bytes(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
 {
     const __m512i flip = _mm512_set1_epi8((char) 0x80); /* q + 128 as an unsigned byte */
-    __m512i sum[TILE_ROWS][3];
+    __m512i row;
 
-    for (int r = 0; r < TILE_ROWS; r++)
-        for (int c = 0; c < 3; c++)
-            sum[r][c] = _mm512_loadu_si512(out + r * KNN_BLOCK + 16 * c);
+    EACH_ROW(LOAD_ROW)
     for (int q = 0; q < quads; q++, rows += 4 * KNN_PANEL, columns += 4 * KNN_PANEL) {
-        __m512i column[3];
+        __m512i column0 = _mm512_xor_si512(_mm512_load_si512(columns), flip);
+        __m512i column1 = _mm512_xor_si512(_mm512_load_si512(columns + 64), flip);
+        __m512i column2 = _mm512_xor_si512(_mm512_load_si512(columns + 128), flip);
 
-        for (int c = 0; c < 3; c++)
-            column[c] = _mm512_xor_si512(_mm512_load_si512(columns + 64 * c), flip);
-        for (int r = 0; r < TILE_ROWS; r++) {
-            int32_t four;
-
-            memcpy(&four, rows + 4 * r, 4);
-            __m512i row = _mm512_set1_epi32(four);
-            for (int c = 0; c < 3; c++)
-                sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], column[c], row);
-        }
+        EACH_ROW(ADD_BYTES)
     }
-    for (int r = 0; r < TILE_ROWS; r++)
-        for (int c = 0; c < 3; c++)
-            _mm512_storeu_si512(out + r * KNN_BLOCK + 16 * c, sum[r][c]);
+    EACH_ROW(STORE_ROW)
 }
 
-__attribute__((target("avx512vnni"))) static void products(int32_t *out, const int8_t *rows,
-                                                           const int8_t *columns, int depth)
+VNNI static void tile_words(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
 {
-    block_products(out, rows, columns, depth, tile_vnni);
+    __m512i row;
+
+    EACH_ROW(LOAD_ROW)
+    for (int q = 0; q < quads; q++, rows += 4 * KNN_PANEL, columns += 4 * KNN_PANEL) {
+        __m512i column0 = _mm512_load_si512(columns);
+        __m512i column1 = _mm512_load_si512(columns + 64);
+        __m512i column2 = _mm512_load_si512(columns + 128);
+
+        EACH_ROW(ADD_WORDS)
+    }
+    EACH_ROW(STORE_ROW)
 }
 #define LIMIT  127
 #define OFFSET 128
 
 #elif defined(__AVX2__)
 
-/* Sums of two products stay within 2 * 127 * 63 < 2^15. */
+#define VNNI
+
+/* Coarse: sums of two products stay within 2 * 127 * 63 < 2^15. */
 static inline __attribute__((always_inline)) void tile_avx2(int32_t *out, const int8_t *rows,
-                                                            const int8_t *columns, int quads)
+                                                            const int8_t *columns, int quads, bool fine)
 {
     const __m256i offset = _mm256_set1_epi8(64), ones = _mm256_set1_epi16(1);
 
@@ -129,15 +163,15 @@ static inline __attribute__((always_inline)) void tile_avx2(int32_t *out, const 
                     sum[r][c] = _mm256_loadu_si256((const __m256i *) (to + r * KNN_BLOCK + 8 * c));
             for (int q = 0; q < quads; q++, left += 4 * KNN_PANEL, right += 4 * KNN_PANEL)
                 for (int c = 0; c < 3; c++) {
-                    __m256i column =
-                        _mm256_add_epi8(_mm256_load_si256((const __m256i *) (right + 32 * c)), offset);
+                    __m256i column = _mm256_load_si256((const __m256i *) (right + 32 * c));
 
+                    column = fine ? column : _mm256_add_epi8(column, offset);
                     for (int r = 0; r < 2; r++) {
-                        int32_t four;
+                        __m256i row = _mm256_set1_epi32(quad_at(left + 4 * r));
+                        __m256i product = fine ? _mm256_madd_epi16(column, row)
+                                               : _mm256_madd_epi16(_mm256_maddubs_epi16(column, row), ones);
 
-                        memcpy(&four, left + 4 * r, 4);
-                        __m256i pairs = _mm256_maddubs_epi16(column, _mm256_set1_epi32(four));
-                        sum[r][c] = _mm256_add_epi32(sum[r][c], _mm256_madd_epi16(pairs, ones));
+                        sum[r][c] = _mm256_add_epi32(sum[r][c], product);
                     }
                 }
             for (int r = 0; r < 2; r++)
@@ -146,16 +180,25 @@ static inline __attribute__((always_inline)) void tile_avx2(int32_t *out, const 
         }
 }
 
-static void products(int32_t *out, const int8_t *rows, const int8_t *columns, int depth)
+static inline __attribute__((always_inline)) void tile_bytes(int32_t *out, const int8_t *rows,
+                                                             const int8_t *columns, int quads)
 {
-    block_products(out, rows, columns, depth, tile_avx2);
+    tile_avx2(out, rows, columns, quads, false);
+}
+
+static inline __attribute__((always_inline)) void tile_words(int32_t *out, const int8_t *rows,
+                                                             const int8_t *columns, int quads)
+{
+    tile_avx2(out, rows, columns, quads, true);
 }
 #define LIMIT  63
 #define OFFSET 64
 
 #else
 
-static inline __attribute__((always_inline)) void tile_plain(int32_t *out, const int8_t *rows,
+#define VNNI
+
+static inline __attribute__((always_inline)) void tile_bytes(int32_t *out, const int8_t *rows,
                                                              const int8_t *columns, int quads)
 {
     for (int q = 0; q < quads; q++, rows += 4 * KNN_PANEL, columns += 4 * KNN_PANEL)
@@ -169,14 +212,32 @@ static inline __attribute__((always_inline)) void tile_plain(int32_t *out, const
             }
 }
 
-static void products(int32_t *out, const int8_t *rows, const int8_t *columns, int depth)
+static inline __attribute__((always_inline)) void tile_words(int32_t *out, const int8_t *rows,
+                                                             const int8_t *columns, int quads)
 {
-    block_products(out, rows, columns, depth, tile_plain);
+    for (int q = 0; q < quads; q++, rows += 4 * KNN_PANEL, columns += 4 * KNN_PANEL)
+        for (int r = 0; r < TILE_ROWS; r++) {
+            const int16_t *left = (const int16_t *) (const void *) (rows + 4 * r);
+            const int16_t *right = (const int16_t *) (const void *) columns;
+
+            for (int c = 0; c < KNN_PANEL; c++)
+                out[r * KNN_BLOCK + c] += left[0] * right[2 * c] + left[1] * right[2 * c + 1];
+        }
 }
 #define LIMIT  127
 #define OFFSET 0
 
 #endif
+
+VNNI static void products_of_bytes(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
+{
+    block_products(out, rows, columns, quads, tile_bytes);
+}
+
+VNNI static void products_of_words(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
+{
+    block_products(out, rows, columns, quads, tile_words);
+}
 
 /* ---- the search ---- */
 
@@ -218,5 +279,10 @@ static void scan(const int32_t *product, const int32_t *base, const int32_t *nor
     *columns_found = in_columns;
 }
 
-const struct knn_kernel ISA_NAME(knn_kernel) = {LIMIT, OFFSET,          products,
-                                                scan,  exact_distance2, rough_distance2};
+const struct knn_kernel ISA_NAME(knn_kernel) = {
+    .coarse = {.limit = LIMIT, .offset = OFFSET, .fours = 4, .block = products_of_bytes},
+    .fine = {.limit = INT16_MAX, .offset = 0, .fours = 2, .block = products_of_words},
+    .scan = scan,
+    .distance2 = exact_distance2,
+    .rough2 = rough_distance2,
+};
