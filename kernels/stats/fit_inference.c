@@ -337,7 +337,7 @@ static bool cluster_meat(const struct inference *inf, double *meat)
 /* c = a b a', all n x n. */
 static void sandwich(const double *a, const double *b, int n, double *c)
 {
-    double half[P * P];
+    double half[P * P] = {0};
     for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++) {
             half[i * n + j] = 0;
