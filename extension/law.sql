@@ -21,29 +21,36 @@ CREATE FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8) RETURN
 COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8) IS 'transition function of the fits';
 CREATE FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, int8) RETURNS internal
     AS 'MODULE_PATHNAME', 'tlaw_law_accumulate_1' LANGUAGE c IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, int8) IS 'transition function of the fits';
+COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, int8) IS
+    'transition function of the fits';
 CREATE FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8) RETURNS internal
     AS 'MODULE_PATHNAME', 'tlaw_law_accumulate_2' LANGUAGE c IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8) IS 'transition function of the fits';
+COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8) IS
+    'transition function of the fits';
 CREATE FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8, int8) RETURNS internal
     AS 'MODULE_PATHNAME', 'tlaw_law_accumulate_2' LANGUAGE c IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8, int8) IS 'transition function of the fits';
+COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8, int8) IS
+    'transition function of the fits';
 CREATE FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8, float8) RETURNS internal
     AS 'MODULE_PATHNAME', 'tlaw_law_accumulate_3' LANGUAGE c IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8, float8) IS 'transition function of the fits';
+COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8, float8) IS
+    'transition function of the fits';
 CREATE FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8, float8, int8) RETURNS internal
     AS 'MODULE_PATHNAME', 'tlaw_law_accumulate_3' LANGUAGE c IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8, float8, int8) IS 'transition function of the fits';
+COMMENT ON FUNCTION @extschema@.tlaw_law_accumulate(internal, float8, float8, float8, float8, int8) IS
+    'transition function of the fits';
 
 CREATE FUNCTION @extschema@.tlaw_law_final_power_law(internal) RETURNS @extschema@.tlaw_law
     AS 'MODULE_PATHNAME', 'tlaw_law_final_power_law' LANGUAGE c IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.tlaw_law_final_power_law IS 'final function of tlaw_power_law';
 CREATE AGGREGATE @extschema@.tlaw_power_law(x float8, loss float8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_power_law, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_power_law, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_power_law(float8, float8) IS
     'a line in log-log, loss = a x^-alpha: alpha is an apparent slope, too small where an irreducible loss hides in it';
 CREATE AGGREGATE @extschema@.tlaw_power_law(x float8, loss float8, cluster int8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_power_law, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_power_law, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_power_law(float8, float8, int8) IS
     'a line in log-log, loss = a x^-alpha: alpha is an apparent slope, too small where an irreducible loss hides in it; rows of one cluster are not independent';
 
@@ -51,11 +58,13 @@ CREATE FUNCTION @extschema@.tlaw_law_final_power_law_offset(internal) RETURNS @e
     AS 'MODULE_PATHNAME', 'tlaw_law_final_power_law_offset' LANGUAGE c IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.tlaw_law_final_power_law_offset IS 'final function of tlaw_power_law_offset';
 CREATE AGGREGATE @extschema@.tlaw_power_law_offset(x float8, loss float8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_power_law_offset, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_power_law_offset, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_power_law_offset(float8, float8) IS
     'loss = irreducible + a x^-alpha; irreducible_p tests irreducible = 0';
 CREATE AGGREGATE @extschema@.tlaw_power_law_offset(x float8, loss float8, cluster int8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_power_law_offset, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_power_law_offset, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_power_law_offset(float8, float8, int8) IS
     'loss = irreducible + a x^-alpha; irreducible_p tests irreducible = 0; rows of one cluster are not independent';
 
@@ -63,11 +72,13 @@ CREATE FUNCTION @extschema@.tlaw_law_final_saturating(internal) RETURNS @extsche
     AS 'MODULE_PATHNAME', 'tlaw_law_final_saturating' LANGUAGE c IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.tlaw_law_final_saturating IS 'final function of tlaw_saturating';
 CREATE AGGREGATE @extschema@.tlaw_saturating(x float8, loss float8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_saturating, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_saturating, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_saturating(float8, float8) IS
     'loss = irreducible + a / (x^alpha + b): a plateau before the power law';
 CREATE AGGREGATE @extschema@.tlaw_saturating(x float8, loss float8, cluster int8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_saturating, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_saturating, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_saturating(float8, float8, int8) IS
     'loss = irreducible + a / (x^alpha + b): a plateau before the power law; rows of one cluster are not independent';
 
@@ -75,11 +86,13 @@ CREATE FUNCTION @extschema@.tlaw_law_final_chinchilla(internal) RETURNS @extsche
     AS 'MODULE_PATHNAME', 'tlaw_law_final_chinchilla' LANGUAGE c IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.tlaw_law_final_chinchilla IS 'final function of tlaw_chinchilla';
 CREATE AGGREGATE @extschema@.tlaw_chinchilla(n_params float8, n_tokens float8, loss float8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_chinchilla, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_chinchilla, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_chinchilla(float8, float8, float8) IS
     'loss = irreducible + a n_params^-alpha + b n_tokens^-beta, Huber loss (1e-3) on log residuals';
 CREATE AGGREGATE @extschema@.tlaw_chinchilla(n_params float8, n_tokens float8, loss float8, cluster int8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_chinchilla, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_chinchilla, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_chinchilla(float8, float8, float8, int8) IS
     'loss = irreducible + a n_params^-alpha + b n_tokens^-beta, Huber loss (1e-3) on log residuals; rows of one cluster are not independent';
 
@@ -87,11 +100,13 @@ CREATE FUNCTION @extschema@.tlaw_law_final_kaplan(internal) RETURNS @extschema@.
     AS 'MODULE_PATHNAME', 'tlaw_law_final_kaplan' LANGUAGE c IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.tlaw_law_final_kaplan IS 'final function of tlaw_kaplan';
 CREATE AGGREGATE @extschema@.tlaw_kaplan(n_params float8, n_tokens float8, loss float8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_kaplan, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_kaplan, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_kaplan(float8, float8, float8) IS
     'loss = ((a / n_params)^(alpha / beta) + b / n_tokens)^beta';
 CREATE AGGREGATE @extschema@.tlaw_kaplan(n_params float8, n_tokens float8, loss float8, cluster int8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_kaplan, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_kaplan, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_kaplan(float8, float8, float8, int8) IS
     'loss = ((a / n_params)^(alpha / beta) + b / n_tokens)^beta; rows of one cluster are not independent';
 
@@ -99,11 +114,13 @@ CREATE FUNCTION @extschema@.tlaw_law_final_farseer(internal) RETURNS @extschema@
     AS 'MODULE_PATHNAME', 'tlaw_law_final_farseer' LANGUAGE c IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.tlaw_law_final_farseer IS 'final function of tlaw_farseer';
 CREATE AGGREGATE @extschema@.tlaw_farseer(n_params float8, n_tokens float8, loss float8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_farseer, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_farseer, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_farseer(float8, float8, float8) IS
     'loss = exp(s N^q + S) + exp(B N^b + Q) D^-exp(A N^a + E); parameters in the order s, q, S, B, b, Q, A, a, E';
 CREATE AGGREGATE @extschema@.tlaw_farseer(n_params float8, n_tokens float8, loss float8, cluster int8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_farseer, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_farseer, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_farseer(float8, float8, float8, int8) IS
     'loss = exp(s N^q + S) + exp(B N^b + Q) D^-exp(A N^a + E); parameters in the order s, q, S, B, b, Q, A, a, E; rows of one cluster are not independent';
 
@@ -111,11 +128,13 @@ CREATE FUNCTION @extschema@.tlaw_law_final_data_constrained(internal) RETURNS @e
     AS 'MODULE_PATHNAME', 'tlaw_law_final_data_constrained' LANGUAGE c IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.tlaw_law_final_data_constrained IS 'final function of tlaw_data_constrained';
 CREATE AGGREGATE @extschema@.tlaw_data_constrained(n_params float8, n_tokens float8, unique_tokens float8, loss float8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_data_constrained, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_data_constrained, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_data_constrained(float8, float8, float8, float8) IS
     'Chinchilla in effective parameters and tokens of repeated data (Muennighoff et al.); parameters end with ln R_D*, ln R_N*';
 CREATE AGGREGATE @extschema@.tlaw_data_constrained(n_params float8, n_tokens float8, unique_tokens float8, loss float8, cluster int8) (
-    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal, FINALFUNC = @extschema@.tlaw_law_final_data_constrained, PARALLEL = SAFE);
+    SFUNC = @extschema@.tlaw_law_accumulate, STYPE = internal,
+    FINALFUNC = @extschema@.tlaw_law_final_data_constrained, PARALLEL = SAFE);
 COMMENT ON AGGREGATE @extschema@.tlaw_data_constrained(float8, float8, float8, float8, int8) IS
     'Chinchilla in effective parameters and tokens of repeated data (Muennighoff et al.); parameters end with ln R_D*, ln R_N*; rows of one cluster are not independent';
 
@@ -179,7 +198,7 @@ CREATE FUNCTION @extschema@.tlaw_fit(source text, x text DEFAULT NULL, forms tex
                    message text)
     AS 'MODULE_PATHNAME', 'tlaw_fit' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_fit IS
-    'fits forms of scaling laws to a study''s finished runs or a query''s rows; one row a form, the rest in tlaw_fits';
+    'fits forms of scaling laws to a study''s finished runs or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap';
 
 CREATE FUNCTION @extschema@.tlaw_predict(fit int8, n_params float8 DEFAULT NULL, n_tokens float8 DEFAULT NULL,
     unique_tokens float8 DEFAULT NULL, x float8 DEFAULT NULL, OUT loss float8, OUT loss_se float8, OUT low float8,

@@ -257,7 +257,8 @@ static void fit_form(ReturnSetInfo *result, const struct law_source *source,
                                        .level = request.level,
                                        .start = arguments->start,
                                        .max_iterations = arguments->max_iterations,
-                                       .intervals = true};
+                                       .intervals = true,
+                                       .alike = arguments->uncertainty == DELTA};
     struct tlaw_bootstrap bootstrap = {.draws = arguments->draws, .seed = (uint64) arguments->seed};
     uint8 sha256[PG_SHA256_DIGEST_LENGTH] = {0};
     char message[512] = "";

@@ -475,6 +475,7 @@ void tlaw_fit_prepared(const struct tlaw_host *host, const struct tlaw_data *dat
     fit->log_residuals = data->log_residuals;
     fit->delta = data->delta;
     fit->level = options->level;
+    fit->alike = options->alike;
     fit->n_clusters = data->clustered ? data->n_clusters : 0;
     memcpy(fit->centre, data->centre, sizeof fit->centre);
     for (size_t i = 0; i < data->n; i++)

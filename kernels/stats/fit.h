@@ -31,6 +31,8 @@ struct tlaw_fit_options {
     const double *start; /* natural parameters, the only start; NULL: multi-start */
     int max_iterations;  /* a start; < 0: enough. 0 certifies `start` as it is */
     bool intervals;      /* covariance, intervals and tests; else parameters and certificate only */
+    bool alike; /* squares: rows are taken to be independent with one variance (Gauss-Newton covariance, F
+                 * statistic of the profile); else the variance may differ from row to row */
 };
 
 /* What the rows become: sorted, centred logarithms. */
@@ -56,7 +58,7 @@ struct tlaw_fit {
     bool fitted;    /* the parameters hold something */
 
     /* certificate */
-    bool converged;
+    bool converged, alike;
     double objective; /* sum of Huber's function, or of squares */
     double gradient_norm, relative_offset;
     int iterations, starts, starts_reached;

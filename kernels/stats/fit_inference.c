@@ -3,14 +3,18 @@
  *
  * Every interval and test rests on one statistic: the efficient score of a direction (a parameter, or a
  * quadratic term that the law lacks), that is the part of its column of the Jacobian that the other
- * parameters cannot imitate, summed against rho'(residual).  Its scale comes from
- *   - the residuals' variance, where rows are independent and the loss is squares of logarithms (then the
- * signed root of the F statistic of the profile is used instead, exact when the law is linear) or Huber's;
- *   - the clusters' own contributions otherwise (rows count as clusters when squares of the loss itself are
- * fitted, whose variance grows with the loss), with the bias correction of Bell and McCaffrey (CR2, here for
- * one direction) and Satterthwaite's degrees of freedom: exact for balanced clusters. Intervals are
- * inversions of that test along the profile of the parameter, so they follow the curvature of the law and do
- * not depend on its parametrisation.
+ * parameters cannot imitate, summed against rho'(residual).  Where its scale comes from:
+ *
+ * The clusters' own contributions, with the bias correction of Bell and McCaffrey (CR2, here for one
+ * direction) and Satterthwaite's degrees of freedom: exact for balanced clusters.  Rows without a cluster are
+ * clusters of one, for the noise of runs differs along a law.
+ *
+ * The variance of rho', with Huber's loss and no clusters: it is bounded, and so nearly the same everywhere.
+ *
+ * The signed root of the F statistic of the profile, where the caller says that rows are alike.
+ *
+ * Intervals invert that test along the profile of the parameter, so they follow the curvature of the law and
+ * do not depend on its parametrisation.
  */
 #include "fit.h"
 
@@ -650,7 +654,7 @@ void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, 
     inf.problem.fixed |= fit->unseen;
     inf.n = (double) fit->n;
     inf.df = inf.n - info->n_params + __builtin_popcount(fit->unseen);
-    inf.by_cluster = data->clustered || (!data->log_residuals && !isfinite(data->delta));
+    inf.by_cluster = data->clustered || (!isfinite(data->delta) && !fit->alike);
     inf.base_objective = fit->unbound_objective;
     inf.clusters = host->allocate(host->argument, sizeof *inf.clusters * (data->n_clusters + 1));
     if (!fit->converged || !measure_noise(&inf))

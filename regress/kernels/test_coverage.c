@@ -43,12 +43,12 @@ static const struct tlaw_host host = {arena_allocate, breathe, NULL};
 struct design {
     const char *name;
     enum tlaw_form form;
-    double truth[TLAW_MAX_PARAMS]; /* natural */
-    double first, last;            /* sizes */
-    int sizes, subsets, runs;      /* subsets a size (or nested over all), runs on each */
-    char noise;                    /* 'r'ows, 'n'ested, 's'ubsets */
-    double row_sd, subset_sd;
-    bool grid; /* two variables: sizes x sizes */
+    double truth[TLAW_MAX_PARAMS];   /* natural */
+    double first, last;              /* sizes */
+    int sizes, subsets, runs;        /* subsets a size (or nested over all), runs on each */
+    char noise;                      /* 'r'ows, 'n'ested, 's'ubsets */
+    double row_sd, subset_sd, decay; /* noise of a row: row_sd (x / first)^-decay */
+    bool grid;                       /* two variables: sizes x sizes */
     enum tlaw_loss loss;
 };
 
@@ -73,7 +73,7 @@ static size_t add_runs(const struct design *design, const double *x, double shar
         *row = (struct tlaw_row){.weight = 1, .clustered = design->noise != 'r', .cluster = cluster};
         memcpy(row->x, x, sizeof row->x);
         row->loss = tlaw_form_predict(design->form, design->truth, x, NULL) *
-                    exp(shared + design->row_sd * normal(draw));
+                    exp(shared + design->row_sd * pow(x[0] / design->first, -design->decay) * normal(draw));
     }
     return n;
 }
@@ -207,7 +207,7 @@ static void simulate(const struct design *design, int draws)
     if (info->n_variables == 1)
         check_share(design, "theory: false alarms", theory, used, 0.03, 0.07);
     if (design->noise != 's' && info->n_variables == 1 && (info->irreducible < 0 || design->truth[0] > 0) &&
-        design->loss == TLAW_LOSS_OF_FORM)
+        design->loss == TLAW_LOSS_OF_FORM && design->decay == 0)
         check_power(design, sqrt((square - sum * sum / used) / used));
 }
 
@@ -382,6 +382,68 @@ static const struct design designs[] = {
      .subset_sd = 0,
      .grid = true,
      .loss = TLAW_LOSS_LOG_SQUARED},
+    /* noise that falls with size */
+    {.name = "line, uneven noise",
+     LINE,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 10,
+     .subsets = 3,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.01,
+     .decay = 0.15},
+    {.name = "offset, uneven noise",
+     HALF,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 10,
+     .subsets = 3,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.01,
+     .decay = 0.15},
+    {.name = "offset, sharp, uneven noise",
+     SHARP,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 3,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.01,
+     .decay = 0.15},
+    {.name = "Chinchilla, uneven noise",
+     PLANE,
+     .first = 1e7,
+     .last = 1e10,
+     .sizes = 8,
+     .subsets = 1,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.01,
+     .decay = 0.15,
+     .grid = true,
+     .loss = TLAW_LOSS_LOG_SQUARED},
+    /* few rows */
+    {.name = "line, 6 rows",
+     LINE,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 6,
+     .subsets = 1,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.005},
+    {.name = "offset, 8 rows",
+     HALF,
+     .first = 1e5,
+     .last = 1e8,
+     .sizes = 8,
+     .subsets = 1,
+     .runs = 1,
+     .noise = 'r',
+     .row_sd = 0.005},
 };
 
 int main(void)
