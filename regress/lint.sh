@@ -9,7 +9,7 @@ clang-format --dry-run -Werror "$@" 2>/dev/null || complain "make format changes
 for f in "$@" regress/*.* regress/*/*.*; do
     [ -f "$f" ] || continue
     lines=$(wc -l <"$f")
-    case $f in *.c | *.h | *.sh | *.pl | *.py) [ "$lines" -le 900 ] || complain "$f has $lines lines, 900 are allowed" ;; esac
+    case $f in *.c | *.h | *.cu | *.cpp | *.sh | *.pl | *.py) [ "$lines" -le 900 ] || complain "$f has $lines lines, 900 are allowed" ;; esac
 done
 grep -nE '#include *[<"](postgres|fmgr|miscadmin|utils/|executor/|storage/)' -r kernels && complain "kernels/ must not know PostgreSQL"
 grep -nE '#include *[<"](cuda|cublas|cblas|omp\.h|pthread\.h)' -r extension && complain "extension/ must not know threads, BLAS or CUDA"

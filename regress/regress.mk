@@ -94,7 +94,8 @@ bench-knn: build/regress/bench/knn
 bench-dimension: build/regress/bench/dimension_coverage
 	@$< $(BENCH_ARGS)
 
-C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] regress/*/*.[ch])
+C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] kernels/backend/cuda/*.cu regress/*/*.[ch] \
+                     regress/cuda_shim/*.cpp)
 format:
 	clang-format -i $(C_FILES)
 

@@ -302,7 +302,7 @@ static void resolve_evaluation(struct tlaw_spec *s, int64_t val_available)
     default_integer(&s->eval_tokens, at_least(fmin((double) val_available, fmax(32768, 0.3 * seen / 20)), 1));
     default_word(s->checkpoint, "best");
     default_word(s->device, "cpu");
-    default_word(s->precision, "float32");
+    default_word(s->precision, strcmp(s->device, "cpu") == 0 ? "float32" : "bf16");
 }
 
 int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t val_available, char *message,
