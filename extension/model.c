@@ -310,7 +310,8 @@ static void collect_embeddings(struct engine *engine, ReturnSetInfo *result, int
     MemoryContextDelete(row);
 }
 
-/* tlaw_embeddings(run_id, layer, source, text_column, part, positions, prefix, max_documents, seed, untrained) */
+/* tlaw_embeddings(run_id, layer, source, text_column, part, positions, prefix, max_documents, seed,
+ * untrained) */
 Datum tlaw_embeddings(PG_FUNCTION_ARGS)
 {
     struct tlaw_embed_message message = {.threads = tlaw_threads};
@@ -375,15 +376,12 @@ Datum tlaw_export(PG_FUNCTION_ARGS)
 static void put_device(ReturnSetInfo *result, const struct tlaw_device_message *device)
 {
     bool usable = device->unusable[0] == '\0';
-    Datum values[] = {CStringGetTextDatum(device->device),
-                      CStringGetTextDatum(device->isa),
-                      CStringGetTextDatum(device->name),
-                      Int32GetDatum(device->cores),
-                      Int64GetDatum(device->memory),
-                      Float8GetDatum(device->gflops),
-                      BoolGetDatum(usable),
+    Datum values[] = {CStringGetTextDatum(device->device),    CStringGetTextDatum(device->isa),
+                      CStringGetTextDatum(device->precision), CStringGetTextDatum(device->name),
+                      Int32GetDatum(device->cores),           Int64GetDatum(device->memory),
+                      Float8GetDatum(device->gflops),         BoolGetDatum(usable),
                       CStringGetTextDatum(device->unusable)};
-    bool nulls[] = {false, false, false, false, false, !usable, false, usable};
+    bool nulls[] = {false, false, false, false, false, false, !usable, false, usable};
 
     tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }

@@ -27,9 +27,9 @@ CREATE FUNCTION @extschema@.tlaw_export(run_id bigint) RETURNS bytea
 COMMENT ON FUNCTION @extschema@.tlaw_export IS
     'the weights of a run as a safetensors file with GPT-2''s names, as Hugging Face transformers reads it';
 
-CREATE FUNCTION @extschema@.tlaw_devices(OUT device text, OUT isa text, OUT name text, OUT cores int,
+CREATE FUNCTION @extschema@.tlaw_devices(OUT device text, OUT isa text, OUT "precision" text, OUT name text, OUT cores int,
     OUT memory bigint, OUT gflops float8, OUT usable boolean, OUT reason text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'tlaw_devices' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_devices IS
-    'what this machine can train on, with the speed of a large matrix product; reason: why one is not usable';
+    'what this machine can train on: instruction set, precision of runs that name none, speed of a large matrix product; reason: why one is not usable';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_devices FROM PUBLIC;

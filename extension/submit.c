@@ -33,10 +33,11 @@ PG_FUNCTION_INFO_V1(tlaw_log_series);
 /* The arguments of tlaw_train and tlaw_estimate, in order. */
 #define ARGUMENTS(X)                                                                                         \
     X(corpus)                                                                                                \
-    X(study) X(arch) X(n_layer) X(n_head) X(d_model) X(context_length) X(bias) X(train_tokens)               \
-        X(subset_seed) X(seed) X(steps) X(batch_size) X(learning_rate) X(min_learning_rate) X(warmup_steps)  \
-            X(schedule) X(cooldown_steps) X(weight_decay) X(beta1) X(beta2) X(grad_clip) X(eval_interval)    \
-                X(eval_tokens) X(checkpoint) X(device) X(precision) X(threads) X(priority) X(again)
+    X(study)                                                                                                 \
+    X(arch) X(n_layer) X(n_head) X(d_model) X(context_length) X(bias) X(train_tokens) X(subset_seed) X(seed) \
+        X(steps) X(batch_size) X(learning_rate) X(min_learning_rate) X(warmup_steps) X(schedule)             \
+            X(cooldown_steps) X(weight_decay) X(beta1) X(beta2) X(grad_clip) X(eval_interval) X(eval_tokens) \
+                X(checkpoint) X(device) X(precision) X(threads) X(priority) X(again)
 #define ARGUMENT_ENUM(name) ARGUMENT_##name,
 #define ARGUMENT_NAME(name) #name,
 enum { ARGUMENTS(ARGUMENT_ENUM) ARGUMENT_COUNT };
@@ -180,8 +181,8 @@ static void refuse_device(const char *wanted)
                     reason ? errdetail("%s", reason) : 0));
 }
 
-/* Device and instruction set: the argument, else tlaw.device; "auto" is a GPU where there is one, else the
- * CPU. */
+/* Device, instruction set and precision: the argument, else tlaw.device; "auto" is a GPU where there is one,
+ * else the CPU. */
 static void resolve_device(struct tlaw_spec *spec)
 {
     const char *wanted = spec->device[0] ? spec->device : tlaw_device;
@@ -198,6 +199,8 @@ static void resolve_device(struct tlaw_spec *spec)
         refuse_device(wanted);
     strlcpy(spec->device, device->device, TLAW_NAME_SIZE);
     strlcpy(spec->isa, device->isa, TLAW_NAME_SIZE);
+    if (spec->precision[0] == '\0')
+        strlcpy(spec->precision, device->precision, TLAW_NAME_SIZE);
 }
 
 /* ---- resolving ---- */
@@ -247,26 +250,15 @@ static struct tlaw_estimated_message ask_engine(const struct tlaw_spec *spec, in
     return answer;
 }
 
-/*
- * Every device has float32; whether it has another precision is asked of an engine, with the smallest of
- * models, once a session and device.
- */
+/* Every device has float32; its own precision comes second. */
 static void check_precision(const struct tlaw_spec *spec)
 {
-    static char known[3 * TLAW_NAME_SIZE];
-    char wanted[3 * TLAW_NAME_SIZE];
-    struct tlaw_spec smallest = *spec;
+    const struct tlaw_device_message *device = usable_device(spec->device);
 
-    if (strcmp(spec->precision, "float32") == 0)
-        return;
-    snprintf(wanted, sizeof(wanted), "%s %s %s", spec->device, spec->isa, spec->precision);
-    if (strcmp(wanted, known) == 0)
-        return;
-    smallest.n_layer = smallest.n_head = smallest.batch_size = smallest.micro_batch = 1;
-    smallest.d_model = 32;
-    smallest.context_length = 16;
-    (void) ask_engine(&smallest, 1);
-    strlcpy(known, wanted, sizeof(known));
+    if (strcmp(spec->precision, "float32") != 0 && strcmp(spec->precision, device->precision) != 0)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("precision = \"%s\" is not available on device \"%s\": float32 is",
+                               spec->precision, spec->device)));
 }
 
 static void resolve(struct submission *s)

@@ -60,7 +60,7 @@ SELECT length(file) > 4 * 30000 AS length, header ? 'wte.weight' AS wte, header 
           FROM tlaw_export(:run) file) e;
 
 -- devices
-SELECT device, isa <> '' AS isa, cores >= 1 AS cores, memory > 0 AS memory, gflops > 0 AS gflops, usable, reason
+SELECT device, isa <> '' AS isa, "precision" IN ('float32', 'bf16') AS precision, cores >= 1 AS cores, memory > 0 AS memory, gflops > 0 AS gflops, usable, reason
   FROM tlaw_devices() WHERE device = 'cpu';
 
 -- bad input

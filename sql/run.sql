@@ -12,7 +12,7 @@ SELECT * FROM tlaw_log_series(0.5, 6, 2);
 SELECT * FROM tlaw_log_series(1, 6, 1);
 SELECT * FROM tlaw_log_series(1, NULL, 1);
 -- an estimate says what the run would be
-SELECT n_params, n_params_non_embedding, train_tokens, tokens_seen, steps, batch_size, learning_rate, device, precision,
+SELECT n_params, n_params_non_embedding, train_tokens, tokens_seen, steps, batch_size, learning_rate, device, precision IN ('float32', 'bf16') AS precision,
        flops, memory_bytes > 64 * 1048576 AS memory, seconds > 0 AS seconds
   FROM tlaw_estimate('run_text', n_layer => 1, d_model => 16, context_length => 16, steps => 100, batch_size => 4,
                      train_tokens => 1e5, learning_rate => 0.01);
@@ -26,7 +26,7 @@ SELECT tlaw_train('run_text', study => 'regress', n_layer => 1, d_model => 16, c
 CALL tlaw_wait(:run);
 CALL tlaw_wait('regress');
 SELECT study, corpus, arch, n_layer, n_head, d_model, context_length, status, n_params, n_params_non_embedding,
-       train_tokens, subset_seed, seed, tokens_seen, flops, device, precision, code_version, error, steps, bias
+       train_tokens, subset_seed, seed, tokens_seen, flops, device, precision IN ('float32', 'bf16') AS precision, code_version, error, steps, bias
   FROM tlaw_runs WHERE study = 'regress' ORDER BY run_id;
 SELECT val_loss_min <= val_loss AND val_loss < 5.6 AND test_loss < 5.6 AND test_loss_se > 0 AND bits_per_byte > 0
        AND tokens_per_second > 0 AND mfu > 0 AND train_bytes > 0 AND started_at >= submitted_at AND finished_at > started_at AS plausible

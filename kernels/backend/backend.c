@@ -63,3 +63,8 @@ const char *backend_cpu_isa(void)
 {
     return cpu_best_isa();
 }
+
+const char *backend_cpu_precision(void)
+{
+    return cpu_backend(cpu_best_isa(), "bf16") ? "bf16" : "float32";
+}

@@ -131,6 +131,8 @@ const struct backend *backend_find(const char *device, const char *isa, const ch
 int backend_gpus(struct backend_device list[BACKEND_GPUS_MOST], char *message, size_t message_size);
 /* The best instruction set that this machine runs: what isa = "" resolves to on the CPU. */
 const char *backend_cpu_isa(void);
+/* The fastest precision of that instruction set: bf16 where the chip multiplies in it, else float32. */
+const char *backend_cpu_precision(void);
 /*
  * Where an operation goes that finds no memory for its scratch; does not return.  Says so on stderr and exits
  * 1 unless the program sets another; may be called on any of the device's threads.

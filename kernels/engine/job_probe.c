@@ -71,6 +71,7 @@ static void probe_gpus(struct engine *e)
 
         snprintf(device.device, sizeof device.device, "%.15s", gpus[i].device);
         snprintf(device.isa, sizeof device.isa, "%.15s", gpus[i].isa);
+        snprintf(device.precision, sizeof device.precision, "bf16");
         snprintf(device.name, sizeof device.name, "%.500s", gpus[i].name);
         snprintf(device.unusable, sizeof device.unusable, "%s", gpus[i].unusable);
         engine_send(e, TLAW_DEVICE, &device);
@@ -79,17 +80,19 @@ static void probe_gpus(struct engine *e)
         engine_send(e, TLAW_DEVICE, &none);
 }
 
-/* The processor with its best instruction set in float32, on all cores of the affinity mask; then the GPUs.
- */
+/* The processor with its best instruction set and precision, on all cores of the affinity mask; then the
+ * GPUs. */
 void job_probe(struct engine *e, const union tlaw_any_message *request)
 {
-    struct tlaw_spec spec = {.device = "cpu", .precision = "float32"};
+    struct tlaw_spec spec = {.device = "cpu"};
     struct tlaw_device_message device = {.device = "cpu", .cores = usable_cores(), .memory = usable_memory()};
 
     (void) request;
     read_key("/proc/cpuinfo", "model name", device.name, sizeof device.name);
-    engine_open_device(e, &spec, device.cores);
     snprintf(device.isa, sizeof device.isa, "%s", backend_cpu_isa());
+    snprintf(device.precision, sizeof device.precision, "%s", backend_cpu_precision());
+    memcpy(spec.precision, device.precision, sizeof spec.precision);
+    engine_open_device(e, &spec, device.cores);
     device.gflops = engine_matrix_flops(e, PROBE_SECONDS) / 1e9;
     engine_send(e, TLAW_DEVICE, &device);
     probe_gpus(e);

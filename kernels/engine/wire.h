@@ -95,7 +95,7 @@
     I64(test_documents) I64(test_tokens) I64(test_bytes) I64(tokenizer_documents) I64(empty_documents)       \
     I64(groups) I64(file_bytes) I64(tokenizer_offset) I64(tokenizer_bytes) BLOB(sha256)
 #define TLAW_DEVICE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
-    STR(device) STR(isa) TXT(name) I64(cores) I64(memory) F64(gflops) TXT(unusable)
+    STR(device) STR(isa) STR(precision) /* it trains in by default */ TXT(name) I64(cores) I64(memory) F64(gflops) TXT(unusable)
 #define TLAW_ESTIMATED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \
     F64(seconds_per_step) F64(seconds_per_eval_token) I64(memory)
 /* A struct tlaw_dimension; unknown numbers are NaN, duplicates -1. */
