@@ -39,9 +39,12 @@ static char *column_names(Relation relation, bool only_text)
     initStringInfo(&out);
     for (i = 0; i < relation->rd_att->natts; i++) {
         Form_pg_attribute column = TupleDescAttr(relation->rd_att, i);
-        Oid type = getBaseType(column->atttypid);
+        Oid type;
 
-        if (!column->attisdropped && (!only_text || is_text_type(type) || type == BYTEAOID))
+        if (column->attisdropped)
+            continue;
+        type = getBaseType(column->atttypid);
+        if (!only_text || is_text_type(type) || type == BYTEAOID)
             appendStringInfo(&out, "%s%s", out.len ? ", " : "", NameStr(column->attname));
     }
     return out.data;

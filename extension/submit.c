@@ -20,6 +20,7 @@
 #include "queue.h"
 #include "run.h"
 #include "study.h"
+#include "utils/float.h"
 #include "utils/memutils.h"
 
 #define MOST_DEVICES 32
@@ -65,6 +66,16 @@ static int argument_of_field(const char *field)
     return -1;
 }
 
+/* A number that the specification can hold and that does not mean "left out"; its range is checked there. */
+static float8 read_number(const struct run_field *field, float8 value)
+{
+    if (!(value >= 0 && value <= TLAW_MAX_SEED) || (field->type == RUN_COUNT && value != floor(value)))
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("%s = %s is not accepted: %s", field->name, float8out_internal(value),
+                               tlaw_spec_accepted(field->name))));
+    return value;
+}
+
 /* A field of the specification from the argument of its name; left out when there is none or it is NULL. */
 static void read_field(FunctionCallInfo fcinfo, const struct run_field *field, struct tlaw_spec *spec)
 {
@@ -84,12 +95,9 @@ static void read_field(FunctionCallInfo fcinfo, const struct run_field *field, s
     } else if (i == ARGUMENT_bias)
         *(int64_t *) target = given ? PG_GETARG_BOOL(i) : TLAW_UNSET;
     else if (field->type == RUN_COUNT)
-        *(int64_t *) target =
-            given ? tlaw_count_argument(field->name, PG_GETARG_FLOAT8(i), 0, INT64CONST(1) << 53)
-                  : TLAW_UNSET;
+        *(int64_t *) target = given ? (int64) read_number(field, PG_GETARG_FLOAT8(i)) : TLAW_UNSET;
     else
-        *(double *) target =
-            given ? tlaw_number_argument(field->name, PG_GETARG_FLOAT8(i), 0, 1e12) : TLAW_UNSET;
+        *(double *) target = given ? read_number(field, PG_GETARG_FLOAT8(i)) : TLAW_UNSET;
 }
 
 static void read_arguments(FunctionCallInfo fcinfo, struct submission *s)

@@ -55,6 +55,7 @@ SELECT tlaw_train('run_text', train_tokens => 1e9);
 SELECT tlaw_train('run_text', train_tokens => 'NaN');
 SELECT tlaw_train('run_text', seed => -1);
 SELECT tlaw_train('run_text', learning_rate => 'infinity');
+SELECT tlaw_train('run_text', weight_decay => -0.1);
 SELECT tlaw_train('run_text', learning_rate => 1, min_learning_rate => 2);
 SELECT tlaw_train('run_text', steps => 10, warmup_steps => 11);
 SELECT tlaw_train('run_text', schedule => 'linear');

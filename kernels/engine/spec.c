@@ -118,6 +118,17 @@ static const struct range number_ranges[] = {
     NUMBER(grad_clip, 0, 1e12, "a number from 0 (no clipping) to 1e12"),
 };
 
+const char *tlaw_spec_accepted(const char *field)
+{
+    for (size_t i = 0; i < sizeof integer_ranges / sizeof *integer_ranges; i++)
+        if (strcmp(integer_ranges[i].name, field) == 0)
+            return integer_ranges[i].accepted;
+    for (size_t i = 0; i < sizeof number_ranges / sizeof *number_ranges; i++)
+        if (strcmp(number_ranges[i].name, field) == 0)
+            return number_ranges[i].accepted;
+    return "a number";
+}
+
 /* open: what is left out passes. */
 static int check_ranges(const struct tlaw_spec *s, bool open, char *message, size_t size)
 {

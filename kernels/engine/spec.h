@@ -63,6 +63,9 @@ struct tlaw_spec {
 int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t val_available, char *message,
                       size_t message_size);
 
+/* What a number's field accepts on its own, in words ("a whole number from 1 to 1000"). */
+const char *tlaw_spec_accepted(const char *field);
+
 int64_t tlaw_spec_params(const struct tlaw_spec *spec); /* all weights, tied head counted once */
 int64_t tlaw_spec_params_non_embedding(const struct tlaw_spec *spec); /* without token and position tables */
 double tlaw_spec_flops_per_token(const struct tlaw_spec *spec); /* training: 6 (12 L d^2 + V d) + 6 L d T */

@@ -319,6 +319,21 @@ static int64_t find_merges(struct freeze *f, size_t n, uint16_t (*merges)[2], ch
     return found;
 }
 
+/* What is accepted instead: a smaller vocabulary, where the text is enough for the smallest. */
+static int too_few_merges(const struct freeze *f, int64_t wanted, int64_t found, char *message,
+                          size_t message_size)
+{
+    int64_t most = found + TOKENIZER_BYTES_VOCAB;
+    char smaller[64] = "";
+
+    if (most >= TOKENIZER_MIN_BPE)
+        snprintf(smaller, sizeof smaller, "at most bpe:%" PRId64 ", or ", most);
+    return fail(message, message_size,
+                "tokenizer = \"bpe:%d\" is not accepted: it needs %" PRId64 " merges, and the %" PRId64
+                " bytes of text to train it on yield %" PRId64 "; use %smore text",
+                f->bpe_vocab, wanted, f->done, found, smaller);
+}
+
 /* Doubles the text until it has enough merges, or until half of the training text is used. */
 static int train_on_parts(struct freeze *f, uint16_t (*merges)[2], char *message, size_t message_size)
 {
@@ -340,12 +355,7 @@ static int train_on_parts(struct freeze *f, uint16_t (*merges)[2], char *message
         if (found == wanted)
             return 0;
         if (target >= limit)
-            return fail(message, message_size,
-                        "tokenizer = \"bpe:%d\" is not accepted: it needs %" PRId64
-                        " merges, and the %" PRId64 " bytes of text to train it on yield %" PRId64
-                        "; at most bpe:%" PRId64 " (and at least bpe:%d), or more text",
-                        f->bpe_vocab, wanted, f->done, found, found + TOKENIZER_BYTES_VOCAB,
-                        TOKENIZER_MIN_BPE);
+            return too_few_merges(f, wanted, found, message, message_size);
     }
 }
 
