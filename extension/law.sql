@@ -290,6 +290,7 @@ CREATE FUNCTION @extschema@.tlaw_create_study(name text, law text DEFAULT 'power
     AS 'MODULE_PATHNAME', 'tlaw_create_study' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_create_study IS
     'freezes a study''s primary analysis before its first run: law, dimension (estimator; metric; layer, -1 the last block''s output; of which run), smoothness; every other analysis of it is labelled exploratory';
+REVOKE ALL ON FUNCTION @extschema@.tlaw_create_study FROM PUBLIC;
 
 CREATE VIEW @extschema@.tlaw_study_plans WITH (security_barrier) AS
 SELECT p.study, p.form AS law, p.x, p.y, p.estimator, p.metric, p.layer, p.run_id AS run, p.smoothness, p.level,
