@@ -163,8 +163,15 @@ Datum tlaw_dimension_finish(PG_FUNCTION_ARGS)
 
     if (!AggCheckCallContext(fcinfo, NULL))
         elog(ERROR, "tlaw_dimension_finish was called outside an aggregate");
-    if (state == NULL) /* no rows at all: nobody said how */
-        PG_RETURN_NULL();
+    if (state == NULL) { /* no rows at all: nobody said how */
+        answer = (struct tlaw_dimension){.dimension = NAN,
+                                         .standard_error = NAN,
+                                         .low = NAN,
+                                         .high = NAN,
+                                         .duplicates = -1,
+                                         .message = "no dimension: no points"};
+        PG_RETURN_DATUM(dimension_row(fcinfo, &answer, &question.options));
+    }
     question.options = state->options;
     asker = asker_open(state->points, 1);
     asker_ask(asker, &question, &answer);

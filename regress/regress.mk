@@ -88,7 +88,7 @@ gpu-bench: gpu-build
 	@python3 regress/bench/bench.py build/gpu/step cuda $(BENCH_ARGS)
 
 # make bench-knn: exact neighbours against FAISS and scikit-learn, where TLAW_PYTHON (or python3) has them.
-# make bench-dimension: coverage of the intervals, and the simulation behind the calibrated estimator.
+# make bench-dimension: coverage of the intervals; build/regress/bench/dimension_calibration: behind the default estimator.
 bench-knn: build/regress/bench/knn
 	@$${TLAW_PYTHON:-python3} regress/bench/knn.py $< $(BENCH_ARGS)
 bench-dimension: build/regress/bench/dimension_coverage
