@@ -1,6 +1,6 @@
 # Everything that checks and everything that shows.
 PACKAGES_BUILD = postgresql-15 postgresql-server-dev-15 libpcre2-dev libssl-dev
-PACKAGES_TEST = $(PACKAGES_BUILD) postgresql-15-pgtap perl python3 xz-utils
+PACKAGES_TEST = $(PACKAGES_BUILD) g++ postgresql-15-pgtap perl python3 xz-utils
 PACKAGES_DEMO = $(PACKAGES_BUILD) perl postgresql-doc-15
 
 # Kernel tests: regress/kernels/test_*.c, each a program that prints TAP.

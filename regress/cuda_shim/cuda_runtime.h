@@ -1,7 +1,8 @@
 /*
  * A small CUDA for the host: enough of its language, runtime and (cublasLt.h, cuda_bf16.h, fragment.h)
  * libraries to run the kernels of kernels/backend/cuda in a test.  A thread of a block is a fiber; blocks run
- * one after the other; memory that was not written holds NaN.  The order in which threads run changes from
+ * one after the other; memory that was not written holds NaN and ends at a
+ * page that nobody may touch.  The order in which threads run changes from
  * launch to launch, so that a missing barrier changes bits.  See shim.cpp.
  */
 #ifndef SHIM_CUDA_RUNTIME_H

@@ -7,14 +7,18 @@
  */
 #include <cuda_runtime.h>
 
+#include <map>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #define MOST_THREADS 1024
 #define WARP         32
 #define STACK        (256 << 10)
+#define LARGE        ((size_t) 8 << 20) /* bytes of new memory that are NaN; the rest is left untouched */
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -235,20 +239,35 @@ cudaError_t cudaStreamSynchronize(cudaStream_t)
     return cudaSuccess;
 }
 
+/* Memory ends where a page without access begins, so that reading or writing beyond it is a segmentation
+ * fault. */
+struct mapping {
+    void *at;
+    size_t size;
+};
+static std::map<void *, mapping> mappings;
+
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
-    size_t rounded = (bytes + 255) / 256 * 256;
+    size_t page = (size_t) sysconf(_SC_PAGESIZE), rounded = (bytes + 15) / 16 * 16;
+    size_t usable = (rounded + page - 1) / page * page;
+    char *at = (char *) mmap(NULL, usable + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    *out = rounded < bytes ? NULL : aligned_alloc(256, rounded);
-    if (!*out)
+    if (rounded < bytes || usable < rounded || at == MAP_FAILED)
         return cudaErrorMemoryAllocation;
-    memset(*out, 0xff, rounded < (64 << 20) ? rounded : (64 << 20)); /* NaN; large ones stay untouched */
+    mprotect(at + usable, page, PROT_NONE);
+    memset(at, 0xff, usable < LARGE ? usable : LARGE);
+    *out = at + usable - rounded;
+    mappings[*out] = {at, usable + page};
     return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *memory)
 {
-    free(memory);
+    if (memory) {
+        munmap(mappings.at(memory).at, mappings.at(memory).size);
+        mappings.erase(memory);
+    }
     return cudaSuccess;
 }
 
