@@ -21,6 +21,8 @@ EXTRA_CLEAN = build tlaw_engine tlaw_cuda.so tlaw--$(RELEASE).sql
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
 include $(PGXS)
+else ifneq ($(filter-out test demo,$(or $(MAKECMDGOALS),all)),)
+$(error $(PG_CONFIG) does not run: install postgresql-server-dev-15, or give PG_CONFIG=the path of another)
 endif
 
 # kernels/ is C11, declarations where they belong, and has loops to vectorise

@@ -30,7 +30,7 @@ static bool is_text_type(Oid type)
     return category == TYPCATEGORY_STRING;
 }
 
-/* "a, b" of the columns, or of those that text_column could be. */
+/* "a, b" of the columns, or of those that text_column could be; "none". */
 static char *column_names(Relation relation, bool only_text)
 {
     StringInfoData out;
@@ -47,7 +47,7 @@ static char *column_names(Relation relation, bool only_text)
         if (!only_text || is_text_type(type) || type == BYTEAOID)
             appendStringInfo(&out, "%s%s", out.len ? ", " : "", NameStr(column->attname));
     }
-    return out.data;
+    return out.len ? out.data : "none";
 }
 
 static void check_relation(Relation relation)

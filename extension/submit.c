@@ -35,7 +35,8 @@ PG_FUNCTION_INFO_V1(tlaw_log_series);
 #define ARGUMENTS(X)                                                                                         \
     X(corpus)                                                                                                \
     X(study)                                                                                                 \
-    X(arch) X(n_layer) X(n_head) X(d_model) X(context_length) X(bias) X(train_tokens) X(subset_seed) X(seed) \
+    X(arch)                                                                                                  \
+    X(n_layer) X(n_head) X(d_model) X(context_length) X(bias) X(train_tokens) X(subset_seed) X(seed)         \
         X(steps) X(batch_size) X(learning_rate) X(min_learning_rate) X(warmup_steps) X(schedule)             \
             X(cooldown_steps) X(weight_decay) X(beta1) X(beta2) X(grad_clip) X(eval_interval) X(eval_tokens) \
                 X(checkpoint) X(device) X(precision) X(threads) X(priority) X(again)
@@ -436,6 +437,7 @@ Datum tlaw_train(PG_FUNCTION_ARGS)
     int64 run_id = 0;
     Datum hash;
 
+    PreventCommandIfReadOnly("tlaw_train()");
     read_arguments(fcinfo, &s);
     tlaw_begin(&session);
     resolve(&s);

@@ -303,6 +303,7 @@ static double candidates_each(struct search *s)
 
         for (int64_t j = 0; j < sample; j++)
             distance[j] = sqrt(s->kernel->distance2(s->points, i, (j * n / sample + 1) % n));
+        /* cppcheck-suppress uninitvar; n > 0 */
         qsort(distance, (size_t) sample, sizeof *distance, by_size);
         for (int64_t j = 0; j < sample; j++)
             within += distance[j] <= distance[rank + 1 < sample ? rank + 1 : sample - 1] + margin;

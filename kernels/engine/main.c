@@ -19,8 +19,8 @@ static const struct job {
     enum tlaw_message request;
     void (*run)(struct engine *, const union tlaw_any_message *);
 } jobs[] = {
-    {TLAW_TRAIN, job_train},       {TLAW_FREEZE, job_freeze}, {TLAW_EVALUATE, job_evaluate},
-    {TLAW_GENERATE, job_generate}, {TLAW_EMBED, job_embed},   {TLAW_PROBE, job_probe},
+    {TLAW_TRAIN, job_train},       {TLAW_FREEZE, job_freeze},    {TLAW_EVALUATE, job_evaluate},
+    {TLAW_GENERATE, job_generate}, {TLAW_EMBED, job_embed},      {TLAW_PROBE, job_probe},
     {TLAW_ESTIMATE, job_estimate}, {TLAW_POINTS, job_dimension},
 };
 

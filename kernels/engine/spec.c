@@ -141,7 +141,7 @@ static int check_ranges(const struct tlaw_spec *s, bool open, char *message, siz
     }
     for (size_t i = 0; i < sizeof number_ranges / sizeof *number_ranges; i++) {
         const struct range *r = &number_ranges[i];
-        double value = *(const double *) ((const char *) s + r->offset);
+        double value = *(const double *) (const void *) ((const char *) s + r->offset);
 
         if (!(open && unset(value)) && !(value >= r->low && value <= r->high))
             return refuse(message, size, r->name, value, r->accepted);

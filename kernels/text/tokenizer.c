@@ -244,6 +244,7 @@ static size_t encode_short(const struct tokenizer *t, const uint8_t *piece, size
         for (size_t i = 1; i + 1 < n; i++)
             if (merged[i] < merged[best])
                 best = i;
+        /* cppcheck-suppress uninitvar; n > 0 */
         if (merged[best] == UINT32_MAX)
             return n;
         out[best] = (uint16_t) (merged[best] + 1);
