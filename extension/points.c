@@ -1,5 +1,6 @@
 /* See points.h. */
 #include "points.h"
+#include "documents.h"
 
 #include "catalog/pg_type.h"
 #include "utils/memutils.h"
@@ -226,7 +227,7 @@ static void ask_engine(struct asker *asker, const struct tlaw_question *question
     strlcpy(message.metric, tlaw_metric_names[question->options.metric], sizeof message.metric);
     strlcpy(message.control, tlaw_control_names[question->control], sizeof message.control);
     engine_send(asker->engine, TLAW_MEASURE, &message);
-    reply = engine_expect(asker->engine, TLAW_DIMENSION, NULL);
+    reply = engine_expect(asker->engine, TLAW_DIMENSION, progress_notice);
     *answer = (struct tlaw_dimension){.dimension = reply->dimension,
                                       .standard_error = reply->standard_error,
                                       .low = reply->low,

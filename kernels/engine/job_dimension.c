@@ -69,7 +69,6 @@ static void read_points(struct measurement *g, const struct tlaw_points_message 
     }
     if (tlaw_points_sort(&g->points, g->data, g->cluster))
         engine_fail(g->e, "memory", "%zu bytes to sort the points cannot be had", bytes);
-    g->points.data = g->data;
     munmap(mapped, total);
 }
 

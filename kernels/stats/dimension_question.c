@@ -58,26 +58,28 @@ int tlaw_points_sort(struct tlaw_points *points, void *data, int32_t *cluster)
 {
     struct order order = {points, cluster};
     size_t n = (size_t) points->n, row = (size_t) points->width * (size_t) points->element_size;
+    bool in_place = data == points->data;
     int64_t *rank = malloc((n + 1) * sizeof *rank);
-    char *copy = malloc(n * row + 1);
+    char *sorted = in_place ? malloc(n * row + 1) : data;
     int32_t *clusters = malloc((n + 1) * sizeof *clusters);
-    int status = rank && copy && clusters ? 0 : -1;
+    int status = rank && sorted && clusters ? 0 : -1;
 
     for (size_t i = 0; i < n && !status; i++)
         rank[i] = (int64_t) i;
     if (!status) {
         qsort_r(rank, n, sizeof *rank, by_value, &order);
         for (size_t i = 0; i < n; i++) {
-            memcpy(copy + i * row, (const char *) points->data + (size_t) rank[i] * row, row);
-            if (cluster)
-                clusters[i] = cluster[rank[i]];
+            memcpy(sorted + i * row, (const char *) points->data + (size_t) rank[i] * row, row);
+            clusters[i] = cluster ? cluster[rank[i]] : 0;
         }
-        memcpy(data, copy, n * row);
+        if (in_place)
+            memcpy(data, sorted, n * row);
         if (cluster)
             memcpy(cluster, clusters, n * sizeof *cluster);
+        points->data = data;
     }
     free(rank);
-    free(copy);
+    free(in_place ? sorted : NULL);
     free(clusters);
     return status;
 }
