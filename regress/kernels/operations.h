@@ -366,7 +366,7 @@ static const struct {
     const char *name;
     operation op;
     int variants;
-    int shapes[8][4]; /* up to the first 0 */
+    int shapes[10][4]; /* up to the first 0 */
 } table[] = {
     {"embedding B T C V", embedding, 1, {{1, 1, 1, 1}, {3, 5, 7, 11}, {4, 32, 64, 50}, {2, 33, 65, 257}}},
     {"layer norm rows C", layernorm, 4, {{1, 2}, {3, 7}, {64, 64}, {129, 33}, {200, 130}, {37, 768}}},
@@ -402,7 +402,9 @@ static const struct {
       {2, 64, 64, 1},
       {1, 129, 48, 2},
       {2, 200, 33, 1},
-      {1, 65, 192, 1}}},
+      {1, 65, 192, 1},
+      {1, 70, 200, 2},
+      {1, 40, 128, 1}}},
     {"decoding . T C H", attention_decode, 1, {{1, 1, 1, 1}, {1, 9, 15, 3}, {1, 40, 64, 4}, {1, 130, 33, 1}}},
     {"cross-entropy rows C V",
      cross_entropy,
@@ -420,7 +422,7 @@ __attribute__((unused)) static void check_backend(const struct backend *backend)
 
     if (ok(subject.device != NULL, "%s with %s opens %s", backend->name, backend->precision, message)) {
         for (size_t op = 0; op < sizeof table / sizeof *table; op++)
-            for (int shape = 0; shape < 8 && table[op].shapes[shape][0]; shape++)
+            for (int shape = 0; shape < 10 && table[op].shapes[shape][0]; shape++)
                 check(&subject, table[op].name, table[op].op, table[op].shapes[shape], table[op].variants);
         backend->close(subject.device);
     }
