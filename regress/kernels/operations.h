@@ -368,8 +368,14 @@ static const struct {
     int variants;
     int shapes[10][4]; /* up to the first 0 */
 } table[] = {
-    {"embedding B T C V", embedding, 1, {{1, 1, 1, 1}, {3, 5, 7, 11}, {4, 32, 64, 50}, {2, 33, 65, 257}}},
-    {"layer norm rows C", layernorm, 4, {{1, 2}, {3, 7}, {64, 64}, {129, 33}, {200, 130}, {37, 768}}},
+    {"embedding B T C V",
+     embedding,
+     1,
+     {{1, 1, 1, 1}, {3, 5, 7, 11}, {4, 32, 64, 50}, {2, 33, 65, 257}, {3, 1500, 3, 5}}},
+    {"layer norm rows C",
+     layernorm,
+     4,
+     {{1, 2}, {3, 7}, {64, 64}, {129, 33}, {200, 130}, {37, 768}, {3, 1500}, {2, 9000}}},
     {"linear rows K N",
      linear_forward,
      8,

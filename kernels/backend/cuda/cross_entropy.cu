@@ -4,9 +4,12 @@
  */
 #include "product.h"
 
-#define THREADS     256
-#define CHUNK_BYTES ((size_t) 512 << 20) /* of float32 logits */
-#define CHUNK_ROWS  128                  /* chunks are a multiple of it, and at least it */
+#ifndef CHUNK_BYTES /* of float32 logits; fewer in the test for the host */
+#define CHUNK_BYTES ((size_t) 512 << 20)
+#endif
+
+#define THREADS    256
+#define CHUNK_ROWS 128 /* chunks are a multiple of it, and at least it */
 
 /* A running maximum and the sum of exp(x - maximum). */
 struct softmax {
