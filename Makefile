@@ -16,7 +16,7 @@ SQL_PARTS = schema corpus study run worker checkpoint model dimension law plot
 SQL_FILES = $(wildcard $(SQL_PARTS:%=extension/%.sql))
 DATA_built = tlaw--$(RELEASE).sql
 SCRIPTS_built =
-EXTRA_CLEAN = build tlaw_engine tlaw_cuda.so tlaw--$(RELEASE).sql
+EXTRA_CLEAN = build tlaw_engine tlaw_cuda.so tlaw--$(RELEASE).sql results regression.diffs regression.out
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)

@@ -56,7 +56,7 @@ static int64 row_int8(int column)
 /* An error unless the current row's first column is a role of the caller's. */
 static void require_corpus_owner(const char *name)
 {
-    tlaw_require_owner(row_text(1), "corpus", quote_identifier(name));
+    tlaw_require_owner(row_text(1), "corpus", psprintf("\"%s\"", name));
 }
 
 static void check_name(const char *name)

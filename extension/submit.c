@@ -31,15 +31,14 @@ PG_FUNCTION_INFO_V1(tlaw_log_series);
 
 /* ---- arguments ---- */
 
-/* The arguments of tlaw_train and tlaw_estimate, in order. */
+/* The arguments of tlaw_train and tlaw_estimate, in order (clang-format would move them each time). */
+/* clang-format off */
 #define ARGUMENTS(X)                                                                                         \
-    X(corpus)                                                                                                \
-    X(study)                                                                                                 \
-    X(arch)                                                                                                  \
-    X(n_layer) X(n_head) X(d_model) X(context_length) X(bias) X(train_tokens) X(subset_seed) X(seed)         \
-        X(steps) X(batch_size) X(learning_rate) X(min_learning_rate) X(warmup_steps) X(schedule)             \
-            X(cooldown_steps) X(weight_decay) X(beta1) X(beta2) X(grad_clip) X(eval_interval) X(eval_tokens) \
-                X(checkpoint) X(device) X(precision) X(threads) X(priority) X(again)
+    X(corpus) X(study) X(arch) X(n_layer) X(n_head) X(d_model) X(context_length) X(bias) X(train_tokens)     \
+    X(subset_seed) X(seed) X(steps) X(batch_size) X(learning_rate) X(min_learning_rate) X(warmup_steps)      \
+    X(schedule) X(cooldown_steps) X(weight_decay) X(beta1) X(beta2) X(grad_clip) X(eval_interval)            \
+    X(eval_tokens) X(checkpoint) X(device) X(precision) X(threads) X(priority) X(again)
+/* clang-format on */
 #define ARGUMENT_ENUM(name) ARGUMENT_##name,
 #define ARGUMENT_NAME(name) #name,
 enum { ARGUMENTS(ARGUMENT_ENUM) ARGUMENT_COUNT };

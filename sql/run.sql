@@ -69,6 +69,9 @@ SELECT tlaw_train('run_text', "precision" => 'float16');
 SELECT tlaw_train('run_text', threads => 0);
 SELECT tlaw_train('run_text', priority => 1e9);
 SELECT tlaw_train('run_text', study => '');
+BEGIN READ ONLY;
+SELECT tlaw_train('run_text');
+ROLLBACK;
 DO $$
 BEGIN
     PERFORM tlaw_train('run_text', d_model => 8192, n_layer => 200);
