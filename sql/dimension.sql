@@ -7,6 +7,9 @@ SELECT i, i % 2 AS part, i / 10 AS document,
              sin(i * 78.233) * 24634.6345 - floor(sin(i * 78.233) * 24634.6345), 0] AS x
   FROM generate_series(1, 600) i;
 
+-- the estimators
+SELECT estimator, usual_k, convention <> '' AS convention FROM tlaw_estimators() ORDER BY estimator;
+
 -- the aggregate
 SELECT round(dimension::numeric, 1) AS d, dimension_low < dimension AND dimension < dimension_high AS inside, n, k, metric,
        estimator, duplicates, ties, zero_distances, message ~ '^read .* before calibration$' AS read

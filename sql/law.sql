@@ -41,6 +41,10 @@ SELECT (tlaw_power_law(x, CASE WHEN k > 1 THEN line END)).n FROM points;
 SELECT (tlaw_power_law(x, 3)).message FROM points;
 SELECT (tlaw_power_law(x, line)).message FROM (SELECT * FROM points LIMIT 2) s;
 SELECT (tlaw_chinchilla(1e6, n_tokens, loss)).message FROM surface;
+-- unique tokens that are enough, so that no repetition is discounted
+SELECT (f).form, abs((f).alpha - 0.34) < 0.02 AS alpha, abs((f).beta - 0.3) < 0.02 AS beta, (f).n, (f).converged
+  FROM (SELECT tlaw_data_constrained(n_params, n_tokens, n_tokens, loss) AS f FROM surface) s;
+SELECT tlaw_data_constrained(n_params, n_tokens, -1, loss) FROM surface;
 SELECT (tlaw_power_law(x, line, 1)).alpha_low, (tlaw_power_law(x, line, 1)).message FROM points;
 SELECT (tlaw_power_law(x, line)).n, (tlaw_power_law(x, line)).message FROM points WHERE false;
 SELECT tlaw_power_law(x, -line) FROM points;

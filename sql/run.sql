@@ -31,6 +31,11 @@ SELECT study, corpus, arch, n_layer, n_head, d_model, context_length, status, n_
 SELECT val_loss_min <= val_loss AND val_loss < 5.6 AND test_loss < 5.6 AND test_loss_se > 0 AND bits_per_byte > 0
        AND tokens_per_second > 0 AND mfu > 0 AND train_bytes > 0 AND started_at >= submitted_at AND finished_at > started_at AS plausible
   FROM tlaw_runs WHERE run_id = :run;
+SELECT c.documents = r.test_documents AS documents, loss_a = test_loss AS loss, difference, a_better
+  FROM (SELECT max(run_id) AS id FROM tlaw_runs WHERE study = 'regress') m, tlaw_compare_runs(:run, m.id) c,
+       (SELECT test_documents, test_loss FROM tlaw_corpora JOIN tlaw_runs USING (corpus) WHERE run_id = :run) r;
+SELECT tlaw_compare_runs(:run, 0);
+SELECT tlaw_compare_runs(:run, :run, 1);
 SELECT count(*) > 5 AS points, min(step), max(step), bool_and(val_loss > 0) AS validated FROM tlaw_losses WHERE run_id = :run;
 SELECT count(*) FROM tlaw_progress;
 -- the same run without a study is the run that there is; a run without a study joins the study that asks for it
