@@ -39,7 +39,7 @@ sub column {
     return $server->sql("SELECT $column FROM tlaw_runs WHERE run_id = $run");
 }
 
-my $cpu = train(q{device => 'cpu'});
+my $cpu = train(q{device => 'cpu', "precision" => 'float32'});
 my %tolerance = (float32 => 1e-5, bf16 => 1e-2);
 for my $precision (qw(float32 bf16)) {
     my $gpu = train(qq{device => 'cuda'} . ($precision eq 'bf16' ? '' : q{, "precision" => 'float32'}));
