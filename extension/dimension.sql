@@ -320,8 +320,8 @@ BEGIN
     IF NOT COALESCE(layer BETWEEN 0 AND f.n_layer + 1 AND layer = pg_catalog.floor(layer), true) THEN
         RAISE EXCEPTION 'layer = % is not accepted: 0 (embeddings) to % (after the last norm), or NULL for all', layer, f.n_layer + 1;
     END IF;
-    IF NOT COALESCE(position_groups BETWEEN 0 AND 64 AND batch >= 100 AND tlaw_run_dimension.positions >= 1, false) THEN
-        RAISE EXCEPTION 'position_groups = %, batch = %, positions = % are not accepted: 0 to 64, 100 or more, 1 or more',
+    IF NOT COALESCE(position_groups BETWEEN 0 AND 64 AND batch BETWEEN 100 AND 1e9 AND tlaw_run_dimension.positions BETWEEN 1 AND 1e9, false) THEN
+        RAISE EXCEPTION 'position_groups = %, batch = %, positions = % are not accepted: 0 to 64, 100 to 1e9, 1 to 1e9',
             position_groups, batch, tlaw_run_dimension.positions;
     END IF;
     f.positions := LEAST(tlaw_run_dimension.positions, f.prefix);

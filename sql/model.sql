@@ -90,6 +90,11 @@ SELECT * FROM tlaw_embeddings(:run, 1, positions => 33);
 SELECT * FROM tlaw_embeddings(:run, 1, prefix => 33);
 SELECT * FROM tlaw_embeddings(:run, 1, max_documents => 0);
 SELECT tlaw_export(0);
+\set SHOW_CONTEXT never
+SELECT tlaw_run_dimension(:run, batch => 'NaN');
+SELECT tlaw_run_dimension(:run, layer => 4);
+SELECT tlaw_run_dimension(:run, positions => 'Infinity');
+\set SHOW_CONTEXT errors
 INSERT INTO tlaw_run (owner, status) VALUES (current_user, 'done') RETURNING run_id AS recorded \gset
 SELECT tlaw_export(:recorded);
 DELETE FROM tlaw_run WHERE run_id = :recorded;
