@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define LARGEST_DISTANCE2 (1 << 29)       /* of integers */
 #define MISSING           ((1 << 30) - 1) /* the norm of a missing point: out of everybody's reach */
@@ -23,9 +24,10 @@
 #define BEYOND            1e12 /* a row this long in steps is not rounded: everybody may be its neighbour */
 #define SLACK             1e-6 /* of float32 arithmetic in bounds, relative */
 #define MEAN_ROWS         1024 /* whose mean is the centre: any centre will do */
-#define SAMPLE_ROWS       1024 /* looked at to choose the integers, from SAMPLE_QUERIES points */
-#define SAMPLE_QUERIES    16
-#define DENSE             4    /* candidates a neighbour from which 16 bits are worth their cost */
+#define SAMPLE_ROWS       512  /* looked at to choose the integers, from SAMPLE_QUERIES points */
+#define SAMPLE_QUERIES    8
+#define DENSE             4 /* candidates a neighbour from which 16 bits are worth their cost */
+#define HUGE_PAGE         ((size_t) 2 << 20)
 #define FLOAT_RANGE       1e15 /* coordinates whose squares float32 holds */
 
 struct candidate {
@@ -62,6 +64,7 @@ struct search {
     int32_t *cutoff; /* k neighbours at distance 0 with indices up to this are known: a higher index is out */
     int room;
     pthread_mutex_t *lock; /* [blocks] */
+    pthread_mutexattr_t spinning;
 
     struct workspace *workspace; /* one a thread */
     int64_t first_unit;          /* of the batch in progress */
@@ -80,13 +83,16 @@ struct workspace {
     int64_t rough_distances, exact_distances;
 };
 
+/* Memory for a thread or for all: contents undefined, huge pages where they help. */
 static void *aligned(size_t bytes)
 {
+    size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
     void *memory;
 
-    if (posix_memalign(&memory, 64, bytes ? bytes : 64))
+    if (posix_memalign(&memory, alignment, (bytes + 63) / 64 * 64 + 64))
         return NULL;
-    memset(memory, 0, bytes);
+    if (bytes >= HUGE_PAGE)
+        madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     return memory;
 }
 
@@ -227,6 +233,7 @@ static void pack_block(void *arg, long block, int thread)
     size_t panel = (size_t) s->quads * 4 * KNN_PANEL;
     float *row = s->workspace[thread].row, *sign = row + s->depth;
 
+    memset(s->packed + (size_t) block * KNN_PANELS * panel, 0, KNN_PANELS * panel);
     for (int c = 0; c < s->depth; c++)
         sign[c] = s->turn > 1 ? sign_of(c) : 1;
     for (int slot = 0; slot < KNN_BLOCK; slot++) {
@@ -333,33 +340,41 @@ static int round_points(struct search *s)
 /* ------------------------------------------------ candidates
  * ---------------------------------------------------- */
 
-/* Permutes c[n] so that the first k have the smallest low. */
-static void select_smallest(struct candidate *c, int n, int k)
+/*
+ * Permutes c[n] so that the first have the smallest low, and returns how many: k or a few more.  Halves the
+ * range of low until it is there: counting has no branches to mispredict.
+ */
+static int select_smallest(struct candidate *c, int n, int k)
 {
-    int low = 0, high = n - 1;
+    float below = FLT_MAX, above = -FLT_MAX;
+    int first = 0, count = n;
 
-    while (low < high) {
-        float pivot = c[(low + high) / 2].low;
-        int i = low, j = high;
-
-        while (i <= j) {
-            while (c[i].low < pivot)
-                i++;
-            while (c[j].low > pivot)
-                j--;
-            if (i <= j) {
-                struct candidate swap = c[i];
-                c[i++] = c[j];
-                c[j--] = swap;
-            }
-        }
-        if (k - 1 <= j)
-            high = j;
-        else if (k - 1 >= i)
-            low = i;
-        else
-            break;
+    for (int j = 0; j < n; j++) {
+        below = c[j].low < below ? c[j].low : below;
+        above = c[j].low > above ? c[j].low : above;
     }
+    for (int halving = 0; halving < 24 && count > k + k / 8; halving++) {
+        float middle = below + (above - below) / 2;
+        int within = 0;
+
+        for (int j = 0; j < n; j++)
+            within += c[j].low <= middle;
+        if (within >= k) {
+            above = middle;
+            count = within;
+        } else {
+            below = middle;
+        }
+    }
+    for (int j = 0; j < n; j++) {
+        struct candidate swap = c[j];
+        bool small = swap.low <= above;
+
+        c[j] = c[first];
+        c[first] = swap;
+        first += small;
+    }
+    return first;
 }
 
 static int keep_within(struct candidate *c, int from, int n, float reach)
@@ -408,12 +423,12 @@ static void sharpen(struct search *s, int64_t i, struct candidate *c, struct wor
     w->rough_distances++;
 }
 
-/* Lowers reach to the upper end of the k smallest, which select_smallest has put first. */
-static void lower_reach(struct search *s, int64_t i, const struct candidate *c)
+/* Lowers reach to the upper end of the first `count` candidates, k or more. */
+static void lower_reach(struct search *s, int64_t i, const struct candidate *c, int count)
 {
     float highest = 0;
 
-    for (int j = 0; j < s->out->k; j++)
+    for (int j = 0; j < count; j++)
         highest = fmaxf(highest, high_end(s, i, c[j]));
     s->reach[i] = fminf(s->reach[i], highest);
 }
@@ -439,32 +454,38 @@ static void sharpen_range(struct search *s, int64_t i, struct candidate *c, int 
     }
 }
 
-/* Puts the k nearest candidates first, lowers reach to what they allow and drops those beyond it. */
-static void drop_far(struct search *s, int64_t i)
+/* Puts the nearest candidates first, lowers reach to what they allow, drops those beyond it; how many are
+ * first. */
+static int drop_far(struct search *s, int64_t i)
+{
+    struct candidate *c = s->candidates + i * s->room;
+    int first;
+
+    if (s->count[i] < s->out->k)
+        return s->count[i];
+    first = select_smallest(c, s->count[i], s->out->k);
+    lower_reach(s, i, c, first);
+    s->count[i] = keep_within(c, 0, s->count[i], s->reach[i]);
+    return first;
+}
+
+/* Float32 distances of the `first` candidates, k or more, which lower reach further; drops those then beyond
+ * it. */
+static void sharpen_nearest(struct search *s, int64_t i, int first, struct workspace *w)
 {
     struct candidate *c = s->candidates + i * s->room;
 
-    if (s->count[i] < s->out->k)
-        return;
-    select_smallest(c, s->count[i], s->out->k);
-    lower_reach(s, i, c);
+    sharpen_range(s, i, c, 0, first, w);
+    lower_reach(s, i, c, first);
     s->count[i] = keep_within(c, 0, s->count[i], s->reach[i]);
 }
 
-/* The same, with the distances of the k nearest in float32. */
-static void sharpen_nearest(struct search *s, int64_t i, struct workspace *w)
-{
-    drop_far(s, i);
-    sharpen_range(s, i, s->candidates + i * s->room, 0, s->count[i] < s->out->k ? s->count[i] : s->out->k, w);
-    drop_far(s, i);
-}
-
-/* Sharpens all candidates that can still count and drops the others. */
-static void sharpen_all(struct search *s, int64_t i, struct workspace *w)
+/* The same for all candidates that can still count. */
+static void sharpen_all(struct search *s, int64_t i, int first, struct workspace *w)
 {
     struct candidate *c = s->candidates + i * s->room;
 
-    sharpen_nearest(s, i, w);
+    sharpen_nearest(s, i, first, w);
     sharpen_range(s, i, c, 0, s->count[i], w);
     drop_far(s, i);
 }
@@ -515,11 +536,12 @@ static void keep_exact(struct search *s, int64_t i, struct workspace *w)
 /* Makes room: lowers reach to what the candidates allow and drops those beyond it. */
 static void shrink(struct search *s, int64_t i, struct workspace *w)
 {
-    drop_far(s, i);
+    int first = drop_far(s, i);
+
     if (s->count[i] > s->room / 2)
-        sharpen_nearest(s, i, w);
+        sharpen_nearest(s, i, first, w);
     if (s->count[i] > s->room * 3 / 4)
-        sharpen_all(s, i, w);
+        sharpen_all(s, i, drop_far(s, i), w);
     if (s->count[i] > s->room * 3 / 4)
         keep_exact(s, i, w);
 }
@@ -609,9 +631,10 @@ static void finish_block(void *arg, long block, int thread)
     int k = s->out->k;
 
     for (int64_t i = block * KNN_BLOCK; i < block_end(s, block); i++) {
-        drop_far(s, i);
+        int first = drop_far(s, i);
+
         if (s->count[i] > 2 * k)
-            sharpen_all(s, i, w);
+            sharpen_all(s, i, first, w);
         settle(s, i, w);
         for (int j = 0; j < k; j++) {
             bool found = j < s->count[i];
@@ -652,7 +675,7 @@ static int allocate(struct search *s)
     s->sum = calloc(rows, sizeof *s->sum);
     s->error = calloc(rows, sizeof *s->error);
     s->block_error = calloc((size_t) s->blocks, sizeof *s->block_error);
-    s->candidates = malloc(n * (size_t) s->room * sizeof *s->candidates);
+    s->candidates = aligned(n * (size_t) s->room * sizeof *s->candidates);
     s->count = calloc(n, sizeof *s->count);
     s->cutoff = malloc(n * sizeof *s->cutoff);
     s->reach = malloc(rows * sizeof *s->reach);
@@ -665,8 +688,10 @@ static int allocate(struct search *s)
         s->reach[i] = INFINITY;
     for (size_t i = 0; i < n; i++)
         s->cutoff[i] = INT32_MAX;
+    pthread_mutexattr_init(&s->spinning);
+    pthread_mutexattr_settype(&s->spinning, PTHREAD_MUTEX_ADAPTIVE_NP); /* held for microseconds */
     for (int64_t b = 0; b < s->blocks; b++)
-        pthread_mutex_init(s->lock + b, NULL);
+        pthread_mutex_init(s->lock + b, &s->spinning);
     for (int t = 0; t < threads; t++) {
         s->workspace[t].row = aligned(2 * (size_t) s->depth * sizeof(float)); /* and signs */
         s->workspace[t].exact = aligned((size_t) s->room * sizeof(struct exact));

@@ -243,38 +243,68 @@ VNNI static void products_of_words(int32_t *out, const int8_t *rows, const int8_
 
 #define STRIDE 16
 
+/*
+ * Distances of STRIDE pairs of a row; bit c of *in_row, *in_column: pair c is within reach of its row, of its
+ * column.
+ */
+static inline __attribute__((always_inline)) void compare_stride(const int32_t *product, const int32_t *norm,
+                                                                 const int32_t *reach_columns, int32_t base,
+                                                                 int32_t reach, int32_t distance2[STRIDE],
+                                                                 uint32_t *in_row, uint32_t *in_column)
+{
+#if defined(__AVX512F__)
+    __m512i from = _mm512_add_epi32(_mm512_loadu_si512(norm), _mm512_set1_epi32(base));
+    __m512i apart = _mm512_sub_epi32(from, _mm512_slli_epi32(_mm512_loadu_si512(product), 1));
+
+    _mm512_storeu_si512(distance2, apart);
+    *in_row = _mm512_cmple_epi32_mask(apart, _mm512_set1_epi32(reach));
+    *in_column = _mm512_cmple_epi32_mask(apart, _mm512_loadu_si512(reach_columns));
+#else
+    int32_t any = 0;
+
+    *in_row = *in_column = 0;
+    for (int c = 0; c < STRIDE; c++) {
+        uint32_t doubled = 2u * (uint32_t) product[c];
+
+        distance2[c] = (int32_t) ((uint32_t) base + (uint32_t) norm[c] - doubled);
+        any |= (distance2[c] <= reach) | (distance2[c] <= reach_columns[c]);
+    }
+    for (int c = 0; any && c < STRIDE; c++) {
+        *in_row |= (uint32_t) (distance2[c] <= reach) << c;
+        *in_column |= (uint32_t) (distance2[c] <= reach_columns[c]) << c;
+    }
+#endif
+}
+
+static inline __attribute__((always_inline)) int add_hits(struct knn_hit *hits, int count, uint32_t in,
+                                                          int row, int from, const int32_t *distance2)
+{
+    for (; in; in &= in - 1) {
+        int c = __builtin_ctz(in);
+
+        hits[count++] = (struct knn_hit){(uint16_t) row, (uint16_t) (from + c), distance2[c]};
+    }
+    return count;
+}
+
 static void scan(const int32_t *product, const int32_t *base, const int32_t *norm, const int32_t *reach_rows,
                  const int32_t *reach_columns, bool diagonal, struct knn_hit *row_hits, int *rows_found,
                  struct knn_hit *column_hits, int *columns_found)
 {
     int in_rows = 0, in_columns = 0;
 
-    for (int row = 0; row < KNN_BLOCK; row++) {
-        int32_t reach = reach_rows[row];
-
+    for (int row = 0; row < KNN_BLOCK; row++)
         for (int from = diagonal ? row / STRIDE * STRIDE : 0; from < KNN_BLOCK; from += STRIDE) {
-            int32_t distance2[STRIDE], any = 0;
+            int32_t distance2[STRIDE];
+            uint32_t in_row, in_column, above = 0xffff;
 
-            for (int c = 0; c < STRIDE; c++) {
-                uint32_t doubled = 2u * (uint32_t) product[row * KNN_BLOCK + from + c];
-
-                distance2[c] = (int32_t) ((uint32_t) base[row] + (uint32_t) norm[from + c] - doubled);
-                any |= (distance2[c] <= reach) | (distance2[c] <= reach_columns[from + c]);
-            }
-            if (!any)
-                continue;
-            for (int c = 0; c < STRIDE; c++) {
-                struct knn_hit hit = {(uint16_t) row, (uint16_t) (from + c), distance2[c]};
-
-                if (diagonal && from + c <= row)
-                    continue;
-                row_hits[in_rows] = hit; /* kept when counted */
-                column_hits[in_columns] = hit;
-                in_rows += distance2[c] <= reach;
-                in_columns += distance2[c] <= reach_columns[from + c];
-            }
+            compare_stride(product + row * KNN_BLOCK + from, norm + from, reach_columns + from, base[row],
+                           reach_rows[row], distance2, &in_row, &in_column);
+            if (diagonal && from <= row)
+                above = 0xfffeu << (row - from); /* columns beyond the row */
+            in_rows = add_hits(row_hits, in_rows, in_row & above, row, from, distance2);
+            in_columns = add_hits(column_hits, in_columns, in_column & above, row, from, distance2);
         }
-    }
     *rows_found = in_rows;
     *columns_found = in_columns;
 }
