@@ -285,17 +285,16 @@ static void resolve_training(struct tlaw_spec *s)
     double wanted = fmax(20 * n_params, fmin(128 * n_params, 12.8e6));
     double epochs = 20000 / sqrt(n_params);
     double seen = fmax(D, fmin(epochs * D, wanted));
-    double scarcity = fmax(1, n_params / D);
 
     default_integer(&s->batch_size, at_least(round(8 * C / T), 1));
     default_integer(&s->steps, at_least(ceil(seen / ((double) s->batch_size * T)), 50));
-    default_number(&s->learning_rate, fmin(0.005, 0.5 / C) / sqrt(scarcity));
+    default_number(&s->learning_rate, fmin(0.005, 0.5 / C) / sqrt(fmax(1, n_params / D)));
     default_number(&s->min_learning_rate, s->learning_rate / 10);
     default_integer(&s->warmup_steps, s->steps < 20 ? s->steps / 2 : at_least((double) s->steps * 0.05, 10));
     default_word(s->schedule, "cosine");
     default_integer(&s->cooldown_steps,
                     strcmp(s->schedule, "constant") == 0 ? (s->steps - s->warmup_steps) / 5 : 0);
-    default_number(&s->weight_decay, fmin(0.1 * scarcity, 1));
+    default_number(&s->weight_decay, fmin(fmax(0.16 * pow(n_params / D, 0.7), 0.02), 1));
     default_number(&s->beta1, 0.9);
     default_number(&s->beta2, 0.95);
     default_number(&s->grad_clip, 1);
