@@ -588,6 +588,46 @@ static int64_t unit_count(const struct search *s)
                          : s->blocks * half + half; /* the last distance: each pair once */
 }
 
+/* The smallest integer (or little more) that k + 1 of a block's distances^2 do not exceed. */
+static int32_t reached_by(const int32_t *distance2, int k)
+{
+    int32_t below = -1, above = LARGEST_DISTANCE2;
+
+    for (int halving = 0; halving < 20; halving++) {
+        int32_t middle = below + (above - below) / 2;
+        int within = 0;
+
+        for (int c = 0; c < KNN_BLOCK; c++)
+            within += distance2[c] <= middle;
+        if (within > k)
+            above = middle;
+        else
+            below = middle;
+    }
+    return above;
+}
+
+/* A first reach for the points of a block from the distances among themselves, theirs to themselves included.
+ */
+static void first_reach(struct search *s, int64_t block, const int32_t *product, const int32_t *base)
+{
+    const int32_t *norm = s->norm + block * KNN_BLOCK;
+
+    for (int64_t i = block * KNN_BLOCK; i < block_end(s, block); i++) {
+        int32_t distance2[KNN_BLOCK], reached;
+        int row = (int) (i - block * KNN_BLOCK);
+
+        for (int c = 0; c < KNN_BLOCK; c++)
+            distance2[c] = (int32_t) ((uint32_t) base[row] + (uint32_t) norm[c] -
+                                      2u * (uint32_t) product[row * KNN_BLOCK + c]);
+        reached = reached_by(distance2, s->out->k);
+        if (reached < LARGEST_DISTANCE2)
+            s->reach[i] =
+                fminf(s->reach[i], (sqrtf((float) reached) + 2 * s->error[i] + s->block_error[block]) *
+                                       (float) (1 + 4 * SLACK));
+    }
+}
+
 static void compare_blocks(void *arg, long unit, int thread)
 {
     struct search *s = arg;
@@ -605,6 +645,8 @@ static void compare_blocks(void *arg, long unit, int thread)
             (int32_t) ((uint32_t) s->norm[left * KNN_BLOCK + slot] +
                        2u * (uint32_t) s->product->offset * (uint32_t) s->sum[left * KNN_BLOCK + slot]);
     pthread_mutex_lock(s->lock + left);
+    if (left == right && !s->group)
+        first_reach(s, left, w->product, base);
     find_reach(s, left, right, reach_left);
     pthread_mutex_unlock(s->lock + left);
     pthread_mutex_lock(s->lock + right);
