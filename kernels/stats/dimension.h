@@ -136,8 +136,8 @@ struct tlaw_question {
 };
 
 /*
- * Sorts the rows by value into data (points->data itself: in place), which they then are, and cluster (NULL: none)
- * with them, so that answers do not depend on the order in which they came.  -1: no memory.
+ * Sorts the rows by value into data (points->data itself: in place), which they then are, and cluster (NULL:
+ * none) with them, so that answers do not depend on the order in which they came.  -1: no memory.
  */
 int tlaw_points_sort(struct tlaw_points *points, void *data, int32_t *cluster);
 /* Answers one question about raw (unscaled) points: derives the set, normalises it, estimates. As the
