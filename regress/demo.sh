@@ -21,5 +21,6 @@ else
     fi
     perl regress/manual_text.pl "$pages"/*.html >"$text/copy"
 fi
-regress/server.sh $keep -o tlaw.max_workers="$(nproc)" psql -X -q -v ON_ERROR_STOP=1 -f regress/demo.sql <"$text/copy"
+export TLAW_DEMO_TEXT=$text/copy
+regress/server.sh $keep -o tlaw.max_workers="$(nproc)" psql -X -q -v ON_ERROR_STOP=1 <regress/demo.sql
 echo "The demo took $((SECONDS - start)) s: 21 transformers were trained by background workers on this machine's CPU."

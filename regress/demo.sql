@@ -4,7 +4,7 @@ SET client_min_messages = warning;
 \pset footer off
 CREATE EXTENSION tlaw;
 CREATE TABLE manual (page text, body text);
-\copy manual FROM pstdin
+\copy manual FROM PROGRAM 'cat "$TLAW_DEMO_TEXT"'
 SET client_min_messages = notice;
 
 \echo '== Freeze the text: tokenise, split by page, hash'
@@ -35,9 +35,25 @@ SELECT form, round(alpha::numeric, 4) AS alpha, round(alpha_low::numeric, 4) AS 
        round(irreducible::numeric, 3) AS irreducible, converged
 FROM tlaw_fit('demo', x => 'train_tokens', forms => ARRAY['power_law', 'power_law_offset']);
 
-\echo '== What the best model writes'
-SELECT run_id, test_loss FROM tlaw_runs WHERE study = 'demo' AND status = 'done' ORDER BY test_loss LIMIT 1 \gset
-SELECT tlaw_generate(:run_id, 'To create a table', max_tokens => 300) AS text;
+SELECT run_id FROM tlaw_runs WHERE study = 'demo' AND status = 'done' ORDER BY test_loss LIMIT 1 \gset
+\echo '== Intrinsic dimension of the text, in the last block of the best model'
+SELECT metric, protocol, round(dimension::numeric, 2) AS dimension, round(dimension_low::numeric, 2) AS low,
+       round(dimension_high::numeric, 2) AS high, n
+FROM tlaw_run_dimension(:run_id, 2) WHERE position_group IS NULL AND NOT exclude_document;
 
-\echo '== The plot: tlaw_demo.svg'
-SELECT tlaw_plot('demo') \g (format=unaligned tuples_only=on) tlaw_demo.svg
+\echo '== The theory: alpha_D = 2/(2 + d) bounds the excess risk; observed against predicted'
+SELECT dimension_metric AS metric, round(assumed_dimension::numeric, 2) AS d, round(alpha::numeric, 3) AS alpha,
+       round(predicted::numeric, 3) AS predicted, round(difference_low::numeric, 3) AS difference_low,
+       round(difference_high::numeric, 3) AS difference_high, verdict
+FROM tlaw_theory_test('demo')
+WHERE form = 'power_law_offset' AND dimension_estimator = 'calibrated, pooled' AND variable = 'train_tokens';
+
+\echo '== What the best model writes'
+\pset format unaligned
+\pset tuples_only on
+SELECT 'To create a table' || tlaw_generate(:run_id, 'To create a table', max_tokens => 300);
+
+\echo
+\echo '== The plots: tlaw_demo.svg, tlaw_demo_curves.svg'
+SELECT tlaw_plot('demo') \g tlaw_demo.svg
+SELECT tlaw_plot('demo', 'tokens_seen', by => 'train_tokens') \g tlaw_demo_curves.svg
