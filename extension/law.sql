@@ -198,7 +198,7 @@ CREATE FUNCTION @extschema@.tlaw_fit(source text, x text DEFAULT NULL, forms tex
                    message text)
     AS 'MODULE_PATHNAME', 'tlaw_fit' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_fit IS
-    'fits forms of scaling laws to a study''s finished runs or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap';
+    'fits forms of scaling laws to a study''s finished runs (n_tokens: tokens_seen, else train_tokens) or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap';
 
 CREATE FUNCTION @extschema@.tlaw_predict(fit int8, n_params float8 DEFAULT NULL, n_tokens float8 DEFAULT NULL,
     unique_tokens float8 DEFAULT NULL, x float8 DEFAULT NULL, OUT loss float8, OUT loss_se float8, OUT low float8,

@@ -100,10 +100,10 @@ void tlaw_check_law_row(const char *what, enum tlaw_form form, const struct tlaw
         double value = v < info->n_variables ? row->x[v] : row->loss;
 
         if (!(value > 0) || isinf(value))
-            ereport(ERROR,
-                    (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                     errmsg("%s: %s is %g", what, v < info->n_variables ? info->variables[v] : "loss", value),
-                     errdetail("It must be positive and finite; rows where it is NULL are left out.")));
+            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                            errmsg("%s: %s is %g, positive finite values are accepted", what,
+                                   v < info->n_variables ? info->variables[v] : "loss", value),
+                            errdetail("Rows where it is NULL are left out.")));
     }
 }
 

@@ -73,6 +73,8 @@ static void holdout_form(ReturnSetInfo *result, const struct law_source *source,
         bias += p.loss / rows[i].loss - 1;
         inside += rows[i].loss >= p.run_low && rows[i].loss <= p.run_high;
     }
+    if (n > 0 && n_test == 0)
+        tlaw_fit_say(fit.message, "no row of train_below FLOPs or more: nothing is held out");
     values[0] = CStringGetTextDatum(tlaw_form_info(form)->name);
     values[1] = Int64GetDatum(n_train);
     values[2] = Int64GetDatum(n_test);
@@ -281,7 +283,7 @@ Datum tlaw_sensitivity(PG_FUNCTION_ARGS)
     tlaw_not_null(fcinfo, 1, "form");
     tlaw_not_null(fcinfo, 4, "delta");
     tlaw_not_null(fcinfo, 7, "level");
-    v.form = law_form_argument(law_text_argument(fcinfo, 1));
+    v.form = law_form_argument("form", law_text_argument(fcinfo, 1));
     v.request.x = law_text_argument(fcinfo, 2);
     v.request.loss = law_loss_argument(law_text_argument(fcinfo, 3));
     v.request.delta = tlaw_number_argument("delta", PG_GETARG_FLOAT8(4), 1e-12, 1e12);

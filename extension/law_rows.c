@@ -16,7 +16,7 @@ static SPITupleTable *table_of(const struct law_source *source)
     return (SPITupleTable *) source->table;
 }
 
-/* A study's name has no blank and no parenthesis; a query has one or the other. */
+/* A query has a blank or a parenthesis; a study's name may have one. */
 static bool looks_like_query(const char *source)
 {
     return strpbrk(source, " \t\r\n(") != NULL;
@@ -25,23 +25,23 @@ static bool looks_like_query(const char *source)
 struct law_source *law_open(const char *source)
 {
     struct law_source *result = palloc0(sizeof(*result));
+    Oid type = TEXTOID;
+    Datum value = CStringGetTextDatum(source);
 
     result->source = source;
     result->context = CurrentMemoryContext;
-    result->is_study = !looks_like_query(source);
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "SPI_connect failed");
-    if (result->is_study) {
-        Oid type = TEXTOID;
-        Datum value = CStringGetTextDatum(source);
-
-        tlaw_execute(SPI_OK_SELECT, "SELECT * FROM @.tlaw_runs WHERE study = $1 AND status = 'done'", 1,
-                     &type, &value, NULL);
-        if (SPI_processed == 0)
-            ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-                            errmsg("source: no finished run of a study \"%s\" that you may read", source),
-                            errhint("Give the name of a study, or a query that returns one row a result.")));
-    } else {
+    /* a recorded run may say only its train_tokens: it saw them once */
+    result->is_study = tlaw_execute(SPI_OK_SELECT,
+                                    "SELECT *, COALESCE(tokens_seen, train_tokens) AS n_tokens "
+                                    "FROM @.tlaw_runs WHERE study = $1 AND status = 'done'",
+                                    1, &type, &value, NULL) > 0;
+    if (!result->is_study && !looks_like_query(source))
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                        errmsg("source: no finished run of a study \"%s\" that you may read", source),
+                        errhint("Give the name of a study, or a query that returns one row a result.")));
+    if (!result->is_study) {
         SPIPlanPtr plan = SPI_prepare(source, 0, NULL);
 
         if (plan == NULL || !SPI_is_cursor_plan(plan) ||
@@ -265,7 +265,7 @@ char *law_text_argument(FunctionCallInfo fcinfo, int i)
     return PG_ARGISNULL(i) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(i));
 }
 
-enum tlaw_form law_form_argument(const char *name)
+enum tlaw_form law_form_argument(const char *argument, const char *name)
 {
     enum tlaw_form form = tlaw_form_named(name);
     StringInfoData known;
@@ -276,7 +276,7 @@ enum tlaw_form law_form_argument(const char *name)
     initStringInfo(&known);
     for (i = 0; i < TLAW_FORMS; i++)
         appendStringInfo(&known, "%s%s", i ? ", " : "", tlaw_form_info(i)->name);
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("form: \"%s\" is not one", name),
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s: \"%s\" is not one", argument, name),
                     errhint("Forms are %s.", known.data)));
 }
 
@@ -313,7 +313,7 @@ int law_forms_argument(FunctionCallInfo fcinfo, int i, const struct law_source *
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                         errmsg("forms: %d names, 1 to %d are accepted", n, TLAW_FORMS)));
     for (k = 0; k < n; k++)
-        forms[k] = law_form_argument(nulls[k] ? "" : TextDatumGetCString(names[k]));
+        forms[k] = law_form_argument("forms", nulls[k] ? "" : TextDatumGetCString(names[k]));
     return n;
 }
 

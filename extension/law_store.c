@@ -238,7 +238,7 @@ void law_load(int64 fit_id, struct tlaw_fit *fit, double (**draws)[TLAW_MAX_PARA
                  errhint("The view tlaw_fits lists yours.")));
     tlaw_require_owner(text_column("owner_name", context), "fit", psprintf(INT64_FORMAT, fit_id));
     memset(fit, 0, sizeof(*fit));
-    fit->form = law_form_argument(text_column("form", context));
+    fit->form = law_form_argument("form", text_column("form", context));
     p = tlaw_form_info(fit->form)->n_params;
     copy_numbers("parameters", fit->natural, p);
     copy_numbers("covariance", fit->covariance, p * p);

@@ -58,6 +58,36 @@ static void require_fresh(const char *study)
         ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT), errmsg("study \"%s\" is frozen already", study)));
 }
 
+/* Error unless x and y are numeric columns of tlaw_runs. Between tlaw_begin and tlaw_end. */
+static void check_columns(const char *x, const char *y)
+{
+    int i;
+
+    tlaw_execute(SPI_OK_SELECT, "SELECT * FROM @.tlaw_runs LIMIT 0", 0, NULL, NULL, NULL);
+    for (i = 0; i < 2; i++) {
+        int number = SPI_fnumber(SPI_tuptable->tupdesc, i ? y : x);
+        Oid type = number > 0 ? SPI_gettypeid(SPI_tuptable->tupdesc, number) : InvalidOid;
+
+        check_name(i ? "y" : "x", i ? y : x, type == INT4OID || type == INT8OID || type == FLOAT8OID,
+                   "Numeric columns of tlaw_runs, such as train_tokens and test_loss, are accepted.");
+    }
+}
+
+/* Error unless the caller may use the run. Between tlaw_begin and tlaw_end. */
+static void check_run(int64 run_id)
+{
+    Oid type = INT8OID;
+    Datum value = Int64GetDatum(run_id);
+
+    if (tlaw_execute(SPI_OK_SELECT, "SELECT owner FROM @.tlaw_run WHERE run_id = $1", 1, &type, &value,
+                     NULL) == 0)
+        ereport(ERROR,
+                (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("run: there is no run " INT64_FORMAT, run_id),
+                 errhint("Give a run of yours in tlaw_runs, or NULL: the study's run on the most data.")));
+    tlaw_require_owner(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1), "run",
+                       psprintf(INT64_FORMAT, run_id));
+}
+
 /* (name, law, estimator, metric, layer, run, x, y, smoothness, level, tolerance) */
 Datum tlaw_create_study(PG_FUNCTION_ARGS)
 {
@@ -75,7 +105,7 @@ Datum tlaw_create_study(PG_FUNCTION_ARGS)
             tlaw_not_null(fcinfo, i, names[i]);
     for (i = 0; i < lengthof(names); i++)
         values[i] = PG_GETARG_DATUM(i);
-    law_form_argument(law_text_argument(fcinfo, 1));
+    law_form_argument("law", law_text_argument(fcinfo, 1));
     estimator = law_text_argument(fcinfo, 2);
     metric = law_text_argument(fcinfo, 3);
     check_name("estimator", estimator, tlaw_estimator_find(estimator) >= 0,
@@ -87,6 +117,9 @@ Datum tlaw_create_study(PG_FUNCTION_ARGS)
     tlaw_number_argument("level", PG_GETARG_FLOAT8(9), 0.5, 0.9999);
     tlaw_number_argument("tolerance", PG_GETARG_FLOAT8(10), 0, 10);
     tlaw_begin(&session);
+    check_columns(law_text_argument(fcinfo, 6), law_text_argument(fcinfo, 7));
+    if (!PG_ARGISNULL(5))
+        check_run(PG_GETARG_INT64(5));
     study_use(law_text_argument(fcinfo, 0));
     require_fresh(law_text_argument(fcinfo, 0));
     tlaw_execute(SPI_OK_INSERT,
@@ -390,7 +423,7 @@ Datum tlaw_theory_test(PG_FUNCTION_ARGS)
         test_form(result, source, &a, &dimensions[i], TLAW_POWER_LAW);
         if (a.plan.found && strcmp(a.plan.form, "power_law") != 0 &&
             strcmp(a.plan.form, "power_law_offset") != 0)
-            test_form(result, source, &a, &dimensions[i], law_form_argument(a.plan.form));
+            test_form(result, source, &a, &dimensions[i], law_form_argument("law", a.plan.form));
     }
     law_close(source);
     return (Datum) 0;

@@ -140,6 +140,10 @@ Datum tlaw_joint_region(PG_FUNCTION_ARGS)
         tlaw_not_null(fcinfo, k, k == 1 ? "first" : k == 2 ? "second" : "points");
     i = parameter_argument("first", law_text_argument(fcinfo, 1), fit.form);
     j = parameter_argument("second", law_text_argument(fcinfo, 2), fit.form);
+    if (i == j)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("second: \"%s\" is the first parameter", law_text_argument(fcinfo, 2)),
+                        errhint("A joint region is of two different parameters.")));
     points = (int) tlaw_count_argument("points", PG_GETARG_FLOAT8(3), 4, 10000);
     n = tlaw_form_info(fit.form)->n_params;
     log_i = strncmp(tlaw_form_info(fit.form)->params[i], "ln_", 3) == 0;
@@ -149,7 +153,7 @@ Datum tlaw_joint_region(PG_FUNCTION_ARGS)
     a = sqrt(fit.covariance[i * n + i]);
     b = fit.covariance[i * n + j] / a;
     c = sqrt(fmax(fit.covariance[j * n + j] - b * b, 0));
-    if (i == j || !(fit.df > 1) || isnan(a + b + c))
+    if (!(fit.df > 1) || isnan(a + b + c))
         return (Datum) 0;
     radius = sqrt(2 * fit.df / (fit.df - 1) * f_quantile(1 - fit.level, 2, fit.df - 1));
     for (k = 0; k <= points; k++) {

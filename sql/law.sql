@@ -49,6 +49,7 @@ SELECT (tlaw_power_law(x, line, 1)).alpha_low, (tlaw_power_law(x, line, 1)).mess
 SELECT (tlaw_power_law(x, line)).n, (tlaw_power_law(x, line)).message FROM points WHERE false;
 SELECT tlaw_power_law(x, -line) FROM points;
 SELECT tlaw_power_law(x, 'NaN') FROM points;
+SELECT tlaw_saturating('Infinity', line) FROM points;
 SELECT tlaw_chinchilla(n_params, 0, loss) FROM surface;
 
 -- fits as rows
@@ -80,15 +81,23 @@ SELECT rank, candidate_n_params, se_ratio < 1 AS helps
   FROM tlaw_next_run(:fit, 'SELECT n AS n_params, 20 * n AS n_tokens FROM unnest(ARRAY[1e6, 1e9]) n', 1e10, 1e12);
 SELECT outside FROM tlaw_check_runs(:fit, 'SELECT 1e8 AS n_params, 1e10 AS n_tokens, l AS loss FROM unnest(ARRAY[3.457, 9]) l');
 SELECT count(*) FROM tlaw_joint_region(:fit, points => 32);
+SELECT tlaw_joint_region(:fit, 'alpha', 'alpha');
 SELECT tlaw_predict(:fit, 1e8);
 SELECT form, n_train, n_test, mean_abs_error_pct < 1 AS close, converged
   FROM tlaw_holdout('SELECT * FROM surface', forms => '{chinchilla,kaplan}');
 SELECT form FROM tlaw_holdout('SELECT * FROM surface') ORDER BY form;
+SELECT n_test, mean_abs_error_pct, message
+  FROM tlaw_holdout('SELECT * FROM surface', forms => '{chinchilla}', train_below => 1e300);
 SELECT choice, count(*) FROM tlaw_sensitivity('SELECT * FROM surface', 'chinchilla') GROUP BY choice ORDER BY choice;
 SELECT approach, name, round(exponent::numeric, 1) AS exponent FROM tlaw_isoflop('SELECT * FROM surface');
 SELECT round(alpha_se::numeric, 3) AS alpha_se, df
   FROM tlaw_power(ARRAY(SELECT 1e5 * power(10::float8, i * 2 / 9.0) FROM generate_series(0, 9) i), 2, 0.01, 0.17, 0.5);
 SELECT tlaw_power(ARRAY[1e5, 1e5], 2, 0.01, 0.17);
+
+-- a study with a blank in its name, of recorded runs that say only their train_tokens
+SELECT count(tlaw_record_run('law surface', n_params => n_params, train_tokens => n_tokens, test_loss => loss)) FROM surface;
+SELECT form, n, converged, abs(alpha - 0.34) < 0.02 AS alpha, abs(beta - 0.3) < 0.02 AS beta
+  FROM tlaw_fit('law surface', forms => '{chinchilla}');
 
 -- theory
 SELECT round(alpha_data::numeric, 4) AS alpha_data, alpha_params, alpha_params_sharma_kaplan FROM tlaw_theory(10);
@@ -96,6 +105,10 @@ SELECT tlaw_theory(0);
 SELECT tlaw_create_study('law_frozen', smoothness => 1);
 SELECT tlaw_create_study('law_frozen');
 SELECT tlaw_create_study('law_other', metric => 'hamming');
+SELECT tlaw_create_study('law_other', law => 'chinchila');
+SELECT tlaw_create_study('law_other', x => 'tokens');
+SELECT tlaw_create_study('law_other', y => 'status');
+SELECT tlaw_create_study('law_other', run => 0);
 SELECT count(tlaw_record_run('law_frozen', n_params => 1e6, n_layer => 2, train_tokens => x, test_loss => bent,
                              subset_seed => k)) FROM points;
 SELECT tlaw_create_study('law_frozen');
