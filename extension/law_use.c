@@ -81,7 +81,11 @@ Datum tlaw_compute_optimal(PG_FUNCTION_ARGS)
              errmsg("fit: %s is a law of one variable", tlaw_form_info(fit.form)->name),
              errhint("A compute-optimal size needs a law of n_params and n_tokens, such as chinchilla.")));
     context = tlaw_law_context(&host);
-    tlaw_fit_optimum(&host, &fit, (const double(*)[TLAW_MAX_PARAMS]) draws, n_draws, flops, &o);
+    if (!tlaw_fit_optimum(&host, &fit, (const double(*)[TLAW_MAX_PARAMS]) draws, n_draws, flops, &o))
+        ereport(NOTICE, (errmsg("fit: no compute-optimal size at %g FLOPs", flops),
+                         errdetail("No loss is least between one parameter and one token, or a parameter "
+                                   "of %s is not identified.",
+                                   tlaw_form_info(fit.form)->name)));
     MemoryContextDelete(context);
     result = numbers_row(fcinfo,
                          (double[]){o.n_params.value, o.n_params.low, o.n_params.high, o.n_tokens.value,

@@ -77,6 +77,9 @@ SELECT round(loss::numeric, 2) AS loss, low < loss AND loss < high AND run_low <
   FROM tlaw_predict(:fit, 1e8, 1e10);
 SELECT abs(n_params * n_tokens * 6 / 1e20 - 1) < 1e-9 AS on_budget, n_params_low < n_params AND n_params < n_params_high AS ok
   FROM tlaw_compute_optimal(:fit, 1e20);
+SELECT fit_id AS growing FROM tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}',
+                                       start => ARRAY[1.8, 6, 6.8, -0.34, 0.29], max_iterations => 0) \gset
+SELECT n_params IS NULL AS none FROM tlaw_compute_optimal(:growing, 1e20);
 SELECT rank, candidate_n_params, se_ratio < 1 AS helps
   FROM tlaw_next_run(:fit, 'SELECT n AS n_params, 20 * n AS n_tokens FROM unnest(ARRAY[1e6, 1e9]) n', 1e10, 1e12);
 SELECT outside FROM tlaw_check_runs(:fit, 'SELECT 1e8 AS n_params, 1e10 AS n_tokens, l AS loss FROM unnest(ARRAY[3.457, 9]) l');
