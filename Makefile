@@ -47,3 +47,4 @@ uninstall-engine:
 .PHONY: install-engine uninstall-engine
 
 include regress/regress.mk
+.PHONY: demo test installcheck bench format lint
