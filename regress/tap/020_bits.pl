@@ -8,7 +8,7 @@ use TlawServer;
 
 my $server = TlawServer->new('tlaw.checkpoint_seconds = 1', 'tlaw.max_workers = 1', 'tlaw.threads = 2');
 $server->corpus;
-my $run = $server->tiny(40000);
+my $run = $server->tiny(100000);
 
 sub train {
     my ($more) = @_;
