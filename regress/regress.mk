@@ -25,7 +25,7 @@ build/regress/test_gradients: regress/kernels/test_gradients.c build/double/libk
 # The CUDA backend compiled for the host, beside the test that finds it there; without a C++ compiler: skipped.
 SHIM_OBJS = $(patsubst %,build/regress/cuda_shim/%.o,$(notdir $(CUDA_SRCS) $(wildcard regress/cuda_shim/*.cpp)))
 SHIM_FLAGS = -std=c++20 -O2 -g -fno-strict-aliasing -Wall -Wextra -Wno-sign-compare -Wno-unknown-pragmas -fPIC \
-             -fvisibility=hidden -MMD -MP -Iregress/cuda_shim -DCHUNK_BYTES=1048576
+             -fvisibility=hidden -MMD -MP -Iregress/cuda_shim -DCHUNK_BYTES=1048576 -DTILE=128 -DROOM_LEAST=256
 vpath %.cu kernels/backend/cuda
 vpath %.cpp regress/cuda_shim
 build/regress/cuda_shim/%.o: %
@@ -34,10 +34,10 @@ build/regress/cuda_shim/%.o: %
 build/regress/tlaw_cuda.so: $(SHIM_OBJS)
 	$(CXX) -shared -o $@ $^
 ifneq ($(shell command -v $(CXX)),)
-build/regress/test_cuda: build/regress/tlaw_cuda.so
-build/regress/test_cuda: private KERNEL_FLAGS += -DNO_CUDA_HERE=0
+build/regress/test_cuda build/regress/test_cuda_knn: build/regress/tlaw_cuda.so
+build/regress/test_cuda build/regress/test_cuda_knn: private KERNEL_FLAGS += -DNO_CUDA_HERE=0
 else
-build/regress/test_cuda: private KERNEL_FLAGS += -DNO_CUDA_HERE=1
+build/regress/test_cuda build/regress/test_cuda_knn: private KERNEL_FLAGS += -DNO_CUDA_HERE=1
 endif
 
 kernel-tests: $(KERNEL_TESTS)

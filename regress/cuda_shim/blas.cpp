@@ -7,6 +7,7 @@
 #include <vector>
 
 struct shim_product {
+    cublasComputeType_t compute;
     cublasOperation_t transa, transb;
     cublasLtEpilogue_t epilogue;
     const void *bias;
@@ -21,7 +22,7 @@ struct shim_layout {
 
     size_t element() const
     {
-        return type == CUDA_R_16BF ? 2 : 4;
+        return type == CUDA_R_8I ? 1 : type == CUDA_R_16BF ? 2 : 4;
     }
 };
 
@@ -44,9 +45,10 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t)
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out, cublasComputeType_t, cudaDataType_t)
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out, cublasComputeType_t compute,
+                                        cudaDataType_t)
 {
-    *out = new shim_product{CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL, NULL, 0};
+    *out = new shim_product{compute, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL, NULL, 0};
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -126,6 +128,9 @@ static bool is_possible(const shim_product *product, const shim_layout *a, const
             return false;
     if (k != k_of_b || m != d->rows || n != d->columns || a->type != b->type)
         return false;
+    if (product->compute == CUBLAS_COMPUTE_32I)
+        return a->type == CUDA_R_8I && d->type == CUDA_R_32I && product->transa == CUBLAS_OP_T &&
+               product->transb == CUBLAS_OP_N;
     if (product->epilogue & 128 &&
         (product->aux_ld % 8 != 0 || product->aux_ld < (int64_t) m || d->type != CUDA_R_16BF))
         return false;
@@ -193,6 +198,21 @@ static float epilogue(const shim_product *product, cudaDataType_t type, float x,
                 0.5f * before * (1 - t * t) * 0.7978845608f * (1 + 3 * 0.044715f * before * before));
 }
 
+/* out[n][m] = columns' products with rows, all of bytes and one after the other */
+static void multiply_bytes(const int8_t *rows, const shim_layout *a, const int8_t *columns,
+                           const shim_layout *b, int32_t *out, const shim_layout *d)
+{
+    for (uint64_t j = 0; j < d->columns; j++)
+        for (uint64_t i = 0; i < d->rows; i++) {
+            const int8_t *x = rows + i * a->ld, *y = columns + j * b->ld;
+            int32_t sum = 0;
+
+            for (uint64_t c = 0; c < a->rows; c++)
+                sum += x[c] * y[c];
+            out[j * d->ld + i] = sum;
+        }
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, const void *alpha,
                               const void *A, cublasLtMatrixLayout_t a, const void *B,
                               cublasLtMatrixLayout_t b, const void *beta, const void *C,
@@ -205,6 +225,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
         !is_aligned(D) || (product->epilogue & 4 && !is_aligned(product->bias)) ||
         (product->epilogue & 128 && !is_aligned(product->aux)))
         return CUBLAS_STATUS_INVALID_VALUE;
+    if (product->compute == CUBLAS_COMPUTE_32I) {
+        if (*(const int32_t *) alpha != 1 || *(const int32_t *) beta != 0)
+            return CUBLAS_STATUS_NOT_SUPPORTED;
+        multiply_bytes((const int8_t *) A, a, (const int8_t *) B, b, (int32_t *) D, d);
+        return CUBLAS_STATUS_SUCCESS;
+    }
     std::vector<float> rows = lines(A, a, product->transa == CUBLAS_OP_N);
     std::vector<float> columns = lines(B, b, product->transb == CUBLAS_OP_T);
 

@@ -76,6 +76,41 @@ template <class V> V __shfl_xor_sync(unsigned, V value, int step)
     return other;
 }
 
+static inline unsigned __ballot_sync(unsigned, int mine)
+{
+    const shim_given *all = shim_exchange(&mine, sizeof mine);
+    unsigned votes = 0;
+
+    for (int lane = 0; lane < 32; lane++) {
+        int vote;
+
+        memcpy(&vote, all[lane].bytes, sizeof vote);
+        votes |= (vote ? 1u : 0u) << lane;
+    }
+    return votes;
+}
+
+static inline int __popc(unsigned x)
+{
+    return __builtin_popcount(x);
+}
+
+/* Arithmetic that is not contracted, as all of it is here: the shim is compiled without FMA. */
+static inline double __dadd_rn(double a, double b)
+{
+    return a + b;
+}
+
+static inline double __dsub_rn(double a, double b)
+{
+    return a - b;
+}
+
+static inline double __dmul_rn(double a, double b)
+{
+    return a * b;
+}
+
 static inline int atomicAdd(int *to, int value)
 {
     int before = *to;
@@ -85,7 +120,12 @@ static inline int atomicAdd(int *to, int value)
 }
 
 /* ---- the runtime ---- */
-enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35 };
+enum cudaError_t {
+    cudaSuccess,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNotReady = 600
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 typedef struct shim_stream *cudaStream_t;
 #define cudaStreamNonBlocking 1
@@ -109,8 +149,10 @@ cudaError_t cudaSetDevice(int ordinal);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t);
 cudaError_t cudaStreamSynchronize(cudaStream_t);
+cudaError_t cudaStreamQuery(cudaStream_t);
 cudaError_t cudaMalloc(void **, size_t);
 cudaError_t cudaFree(void *);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void *, int value, size_t, cudaStream_t);
 

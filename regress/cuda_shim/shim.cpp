@@ -239,6 +239,11 @@ cudaError_t cudaStreamSynchronize(cudaStream_t)
     return cudaSuccess;
 }
 
+cudaError_t cudaStreamQuery(cudaStream_t)
+{
+    return cudaSuccess;
+}
+
 /* Memory ends where a page without access begins, so that reading or writing beyond it is a segmentation
  * fault. */
 struct mapping {
@@ -268,6 +273,18 @@ cudaError_t cudaFree(void *memory)
         munmap(mappings.at(memory).at, mappings.at(memory).size);
         mappings.erase(memory);
     }
+    return cudaSuccess;
+}
+
+/* What is left of the 1 GiB that cudaGetDeviceProperties says. */
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all)
+{
+    size_t used = 0;
+
+    for (const auto &[at, mapping] : mappings)
+        used += mapping.size;
+    *all = (size_t) 1 << 30;
+    *free_bytes = used < *all ? *all - used : 0;
     return cudaSuccess;
 }
 

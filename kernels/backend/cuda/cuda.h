@@ -121,6 +121,13 @@ double sum_squares(struct device *, const real *x, size_t n);
 void adamw(struct device *, real *p, const real *g, real *m, real *v, size_t n, int64_t step, double lr,
            double beta1, double beta2, double eps, double decay, double grad_scale);
 
+/* ---- knn.cu ---- */
+
+/* struct cuda_library's neighbours */
+int knn_neighbours(struct device *, const struct tlaw_points *points, const int32_t *group,
+                   struct tlaw_neighbours *out, struct tlaw_poll poll,
+                   void (*progress)(double share, void *arg), void *progress_arg, char *message);
+
 /* ---- reduce.cu ---- */
 
 /* out[columns] += the sums of in's columns: rows in slabs, then slabs, each in their order */

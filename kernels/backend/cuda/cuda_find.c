@@ -28,7 +28,7 @@ static const struct cuda_library *load(const char *path, char *message, size_t m
     library = handle ? dlsym(handle, "tlaw_cuda") : NULL;
     if (!library)
         snprintf(message, message_size, "%.300s", dlerror());
-    else if (library->table_size != sizeof(struct backend)) {
+    else if (library->size != CUDA_LIBRARY_SIZE) {
         snprintf(message, message_size, "%.200s is of another version of tlaw", path);
         library = NULL;
     }
@@ -95,4 +95,19 @@ const struct backend *cuda_find(const char *device, const char *isa, const char 
                  "precision \"%.60s\" is not known on %.60s; \"float32\" and \"bf16\" are", precision,
                  device);
     return backend;
+}
+
+int cuda_knn(const struct tlaw_points *points, enum tlaw_metric metric, const int32_t *group,
+             struct tlaw_neighbours *out, struct tlaw_poll poll, void *arg, char *message)
+{
+    struct cuda_knn_request *request = arg;
+    const struct cuda_library *library = cuda_library(message, TLAW_DIMENSION_MESSAGE);
+
+    if (!library || library->neighbours(request->device, points, group, out, poll, request->progress,
+                                        request->progress_arg, message))
+        return -1;
+    for (int64_t i = 0; i < out->n * out->k; i++)
+        if (out->index[i] >= 0)
+            out->distance[i] = tlaw_metric_distance(metric, out->distance[i]);
+    return 0;
 }

@@ -230,4 +230,4 @@ static const struct backend *find(int ordinal, const char *precision, void (*rep
     return table_of(ordinal, exact, std::make_integer_sequence<int, BACKEND_GPUS_MOST>());
 }
 
-const struct cuda_library tlaw_cuda = {sizeof(struct backend), count, describe, find};
+const struct cuda_library tlaw_cuda = {CUDA_LIBRARY_SIZE, count, describe, find, knn_neighbours};
