@@ -3,7 +3,8 @@
  * taken.
  *
  * Invariant: the end of the other side's file ends this process with 0, at once.  Reads and writes notice by
- * themselves; during computation SIGIO arrives on the main thread and its handler looks.
+ * themselves; during computation SIGIO arrives on the main thread and its handler looks.  The sockets of many
+ * runs are not watched so: a run notices between two steps or batches, and ends alone.
  */
 #include "engine.h"
 
@@ -71,6 +72,28 @@ void engine_watch_parent(struct engine *e)
         _exit(0);
 }
 
+/* ---- the end ---- */
+
+void engine_end(struct engine *e, int status)
+{
+    if (e->serves)
+        longjmp(e->end, 1);
+    _exit(status); /* threads may be at work: no destructors */
+}
+
+int engine_attempt(struct engine *e, void (*step)(void *arg), void *arg)
+{
+    jmp_buf outer;
+    int ended;
+
+    memcpy(outer, e->end, sizeof outer);
+    ended = setjmp(e->end);
+    if (!ended)
+        step(arg);
+    memcpy(e->end, outer, sizeof outer);
+    return ended ? -1 : 0;
+}
+
 /* ---- sending ---- */
 
 static void send_bytes(struct engine *e, const unsigned char *data, size_t size)
@@ -81,7 +104,7 @@ static void send_bytes(struct engine *e, const unsigned char *data, size_t size)
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0)
-            _exit(0); /* EPIPE, ECONNRESET: an orphan */
+            engine_end(e, 0); /* EPIPE, ECONNRESET: an orphan */
         data += sent;
         size -= (size_t) sent;
     }
@@ -146,14 +169,15 @@ void engine_progress(struct engine *e, const struct tlaw_progress_message *messa
 
 static _Noreturn void send_error(struct engine *e, const struct tlaw_error_message *error)
 {
-    struct tlaw_wire_buffer frame = {0};
-
-    signal(SIGIO,
-           SIG_IGN); /* the status tells of the failure, also when the parent closes on hearing of it */
-    fprintf(stderr, "tlaw_engine: %s: %s\n", error->code, error->message);
-    if (tlaw_wire_encode(&frame, TLAW_ERROR, error) == 0)
-        send_bytes(e, frame.data, frame.size);
-    _exit(ENGINE_EXIT_FAILED); /* threads may be at work: no destructors */
+    if (!e->serves) {
+        /* the status tells of the failure, also when the parent closes on hearing of it */
+        signal(SIGIO, SIG_IGN);
+        fprintf(stderr, "tlaw_engine: %s: %s\n", error->code, error->message);
+    }
+    e->out.size = 0;
+    if (tlaw_wire_encode(&e->out, TLAW_ERROR, error) == 0)
+        send_bytes(e, e->out.data, e->out.size);
+    engine_end(e, ENGINE_EXIT_FAILED);
 }
 
 void engine_fail(struct engine *e, const char *code, const char *format, ...)
@@ -198,7 +222,7 @@ static void receive_bytes(struct engine *e, unsigned char *data, size_t size)
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
-            _exit(0); /* end of file: an orphan */
+            engine_end(e, 0); /* end of file: an orphan */
         data += got;
         size -= (size_t) got;
     }
@@ -214,8 +238,11 @@ enum tlaw_message engine_receive(struct engine *e, union tlaw_any_message *messa
     if (tlaw_wire_header(header, &type, &e->in.size, &reason))
         engine_fail(e, "protocol", "malformed message: %s", reason);
     if (e->in.size > e->in.capacity) {
-        free(e->in.data);
-        e->in.data = engine_alloc(e, e->in.size, "a message");
+        size_t size = e->in.size;
+
+        tlaw_wire_buffer_free(&e->in);
+        e->in.size = size;
+        e->in.data = engine_alloc(e, size, "a message");
         e->in.capacity = e->in.size;
     }
     receive_bytes(e, e->in.data, e->in.size);
@@ -231,7 +258,7 @@ void *engine_receive_chunks(struct engine *e, int64_t bytes, const char *what)
     int64_t filled = 0;
 
     engine_check_range(e, what, (double) bytes, 0, 1e15);
-    block = engine_alloc(e, (size_t) bytes, what);
+    block = e->block = engine_alloc(e, (size_t) bytes, what);
     while (filled < bytes) {
         enum tlaw_message type = engine_receive(e, &message);
         const struct tlaw_blob *data = &message.chunk.data;
@@ -246,7 +273,38 @@ void *engine_receive_chunks(struct engine *e, int64_t bytes, const char *what)
         memcpy(block + filled, data->data, data->size);
         filled += (int64_t) data->size;
     }
+    e->block = NULL;
     return block;
+}
+
+void engine_receive_run(struct engine *e, int descriptors[2])
+{
+    const size_t size = 2 * sizeof *descriptors;
+    unsigned char header[TLAW_WIRE_HEADER];
+    union {
+        struct cmsghdr aligned;
+        char space[CMSG_SPACE(2 * sizeof *descriptors)];
+    } control;
+    struct iovec part = {header, sizeof header};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    enum tlaw_message type;
+    const char *reason = "it is cut short";
+    ssize_t got;
+
+    do
+        got = recvmsg(e->socket, &message, MSG_WAITALL | MSG_CMSG_CLOEXEC);
+    while (got < 0 && errno == EINTR);
+    if (got <= 0)
+        engine_end(e, 0);
+    if (got < (ssize_t) sizeof header || tlaw_wire_header(header, &type, &e->in.size, &reason))
+        engine_fail(e, "protocol", "malformed message: %s", reason);
+    if (type != TLAW_RUN || e->in.size)
+        engine_unexpected(e, type, "RUN");
+    if (message.msg_controllen < CMSG_LEN(size) || control.aligned.cmsg_level != SOL_SOCKET ||
+        control.aligned.cmsg_type != SCM_RIGHTS || control.aligned.cmsg_len != CMSG_LEN(size))
+        engine_fail(e, "protocol", "message RUN came without its two descriptors");
+    memcpy(descriptors, CMSG_DATA(&control.aligned), size);
 }
 
 int engine_poll(void *arg)

@@ -1,9 +1,11 @@
 /*
- * One engine process: its socket, its device, its corpus, and what every job uses.  A process runs one job.
+ * One job: its socket, its device, its corpus, and what every job uses.  A process runs one job, or (SERVE)
+ * many runs of one GPU, each in a thread with a struct engine of its own.
  *
- * Invariants: whoever loses the socket's other end is an orphan and exits 0 at once, wherever it is; every
- * failure goes through engine_fail, which sends one ERROR and exits 1; nothing that arrived is used before it
- * was checked.
+ * Invariants: nothing that arrived is used before it was checked.  In a process of one job whoever loses the
+ * socket's other end is an orphan and exits 0 at once, wherever it is, and every failure goes through
+ * engine_fail, which sends one ERROR and exits 1.  Of many runs a lost socket or a failure ends that run alone:
+ * its thread leaves by engine_end, and what it had is given back.
  */
 #ifndef TLAW_ENGINE_H
 #define TLAW_ENGINE_H
@@ -14,6 +16,8 @@
 #include "../text/tokenizer.h"
 #include "wire.h"
 
+#include <setjmp.h>
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "token files and loss records are little-endian");
 _Static_assert(sizeof(struct document_loss) == 32, "the record of DOCUMENT_LOSSES");
 
@@ -22,13 +26,17 @@ _Static_assert(sizeof(struct document_loss) == 32, "the record of DOCUMENT_LOSSE
 #define ENGINE_EXIT_STARTED_WRONGLY 2 /* no socket: nothing could be sent */
 
 struct engine {
-    int socket;
+    int socket, tokens; /* descriptors: of the parent's channel, of the token file */
+    const char *serves; /* one of many runs of this GPU; NULL: alone in the process */
+    jmp_buf end;        /* where engine_end goes, when it serves */
     struct tlaw_wire_buffer in, out; /* the payload received last; the frame being sent */
     const struct backend *backend;
     struct device *device; /* NULL until engine_open_device */
     int threads;
     struct corpus corpus; /* mapped by engine_open_corpus */
     struct tokenizer *tokenizer;
+    struct trainer *trainer; /* of a run */
+    void *block;             /* the one large block that a run or a message at hand holds */
     double progress_sent; /* engine_now() of the last PROGRESS */
     int64_t step;         /* reported with an ERROR */
     double grad_norm;     /* likewise */
@@ -55,7 +63,7 @@ void *engine_receive_chunks(struct engine *, int64_t bytes, const char *what);
  * takes THREADS messages, which change the device at once; any other message is out of order.  Returns 0.
  */
 int engine_poll(void *arg);
-/* ERROR with that code (see wire.h), then exit 1. */
+/* ERROR with that code (see wire.h), then engine_end. */
 void engine_fail(struct engine *, const char *code, const char *format, ...)
     __attribute__((noreturn, format(printf, 3, 4)));
 /* A message of the wrong type came: ERROR "protocol". */
@@ -65,6 +73,19 @@ void engine_unexpected(struct engine *, enum tlaw_message got, const char *expec
 void engine_fail_call(struct engine *, const char *code, const char *message) __attribute__((noreturn));
 /* malloc that fails with ERROR "memory", naming what and how much. */
 void *engine_alloc(struct engine *, size_t bytes, const char *what);
+/*
+ * Ends one of many runs: goes to where its thread began, which gives back what the struct engine holds.  In a
+ * process of one job: _exit(status).
+ */
+void engine_end(struct engine *, int status) __attribute__((noreturn));
+/*
+ * For callers that hold what the struct engine does not: -1 when step(arg) ended one of many runs; the caller
+ * then cleans up and calls engine_end.
+ */
+int engine_attempt(struct engine *, void (*step)(void *arg), void *arg);
+/* Waits for a RUN and takes the two descriptors that came with it: its socket, its token file. */
+void engine_receive_run(struct engine *, int descriptors[2]);
+/* Gives back everything but the descriptors. */
 void engine_free(struct engine *);
 double engine_now(void); /* seconds, monotonic */
 
@@ -76,7 +97,7 @@ void engine_check_spec(struct engine *, const struct tlaw_spec *spec, int64_t tr
 /* Error unless value is in [low, high]. */
 void engine_check_range(struct engine *, const char *name, double value, double low, double high);
 void engine_open_device(struct engine *, const struct tlaw_spec *spec, int64_t threads);
-/* Maps TLAW_FD_TOKENS and loads its tokenizer; spec: vocab_size must agree (NULL: not checked). */
+/* Maps the token file and loads its tokenizer; spec: vocab_size must agree (NULL: not checked). */
 void engine_open_corpus(struct engine *, const struct tlaw_spec *spec);
 /* A model for inference: weights from model_bytes of CHUNK frames, or random ones of spec.seed when that is
  * 0. */
@@ -99,6 +120,7 @@ void engine_free_documents(struct documents *);
 
 /*
  * FLOP/s of the backend's own large matrix product on the open device, the best call within about `seconds`.
+ * Many runs share one measurement.
  */
 double engine_matrix_flops(struct engine *, double seconds);
 
@@ -111,5 +133,6 @@ void job_embed(struct engine *, const union tlaw_any_message *);
 void job_probe(struct engine *, const union tlaw_any_message *);
 void job_estimate(struct engine *, const union tlaw_any_message *);
 void job_dimension(struct engine *, const union tlaw_any_message *);
+void job_serve(struct engine *, const union tlaw_any_message *) __attribute__((noreturn));
 
 #endif

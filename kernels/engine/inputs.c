@@ -1,12 +1,13 @@
 /*
  * What jobs work on: the checked specification, the device, the corpus, a model, documents.
  *
- * Invariant: everything returned here was checked; whatever is wrong ended the process through engine_fail.
+ * Invariant: everything returned here was checked; whatever is wrong ended the job through engine_fail.
  */
 #include "engine.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,11 +51,16 @@ void engine_check_spec(struct engine *e, const struct tlaw_spec *spec, int64_t t
 
 /* ---- device ---- */
 
-static struct engine *out_of_memory; /* who reports it: backend_no_memory takes no argument */
+/*
+ * Who reports it: backend_no_memory takes no argument.  Of many runs the one whose thread asks; else the only
+ * one, also on the threads of its device.
+ */
+static struct engine *out_of_memory;
+static _Thread_local struct engine *served;
 
 static void report_no_memory(const char *message)
 {
-    engine_fail(out_of_memory, "memory", "%s", message);
+    engine_fail(served ? served : out_of_memory, "memory", "%s", message);
 }
 
 void engine_open_device(struct engine *e, const struct tlaw_spec *spec, int64_t threads)
@@ -66,7 +72,10 @@ void engine_open_device(struct engine *e, const struct tlaw_spec *spec, int64_t 
     if (!e->backend)
         engine_fail(e, "input", "%s", message);
     e->threads = (int) threads;
-    out_of_memory = e;
+    if (e->serves)
+        served = e;
+    else
+        out_of_memory = e;
     backend_no_memory = report_no_memory;
     errno = 0;
     e->device = e->backend->open(e->threads, message, sizeof message);
@@ -74,35 +83,78 @@ void engine_open_device(struct engine *e, const struct tlaw_spec *spec, int64_t 
         engine_fail_call(e, "internal", message);
 }
 
-/* Rows of the product grow until a call is long enough to measure; K and N are those of a large layer. */
-double engine_matrix_flops(struct engine *e, double seconds)
+enum { K = 512, N = 512, MOST_ROWS = 4096 }; /* of the product: K and N are those of a large layer */
+
+struct measurement {
+    struct engine *e;
+    double seconds, best;
+    act *x;
+    real *w, *y;
+};
+
+/* Rows grow until a call is long enough to measure. */
+static void measure_product(void *arg)
 {
-    enum { K = 512, N = 512, most_rows = 4096 };
-    const struct backend *b = e->backend;
-    const size_t x_size = most_rows * K * b->act_size, w_size = sizeof(real) * K * N;
-    const size_t y_size = sizeof(real) * most_rows * N;
-    act *x = b->alloc(e->device, x_size);
-    real *w = b->alloc(e->device, w_size), *y = b->alloc(e->device, y_size);
-    double start = engine_now(), best = 0, taken = 0;
+    struct measurement *m = arg;
+    const struct backend *b = m->e->backend;
+    double start = engine_now(), taken = 0;
     real first;
 
-    if (!x || !w || !y)
-        engine_fail(e, "memory", "no memory to measure the device: %zu bytes", x_size + w_size + y_size);
-    for (int rows = 32; engine_now() - start + taken < seconds; engine_poll(e)) {
+    for (int rows = 32; engine_now() - start + taken < m->seconds; engine_poll(m->e)) {
         double begin = engine_now();
 
-        b->linear_forward(e->device, NULL, y, NULL, x, w, NULL, rows, K, N);
-        b->download(e->device, &first, y, sizeof first); /* waits for the device */
+        b->linear_forward(m->e->device, NULL, m->y, NULL, m->x, m->w, NULL, rows, K, N);
+        b->download(m->e->device, &first, m->y, sizeof first); /* waits for the device */
         taken = engine_now() - begin;
-        if (2.0 * rows * K * N / taken > best)
-            best = 2.0 * rows * K * N / taken;
-        if (rows < most_rows && 2 * taken < (seconds - (engine_now() - start)) / 2)
+        if (2.0 * rows * K * N / taken > m->best)
+            m->best = 2.0 * rows * K * N / taken;
+        if (rows < MOST_ROWS && 2 * taken < (m->seconds - (engine_now() - start)) / 2)
             rows *= 2;
     }
-    b->free(e->device, x);
-    b->free(e->device, w);
-    b->free(e->device, y);
-    return best;
+}
+
+/* The measurement with its arrays; -1 when it ended one of many runs. */
+static int measure(struct measurement *m)
+{
+    const struct backend *b = m->e->backend;
+    struct device *device = m->e->device;
+    void *arrays[3];
+    int result;
+
+    arrays[0] = m->x = b->alloc(device, (size_t) MOST_ROWS * K * b->act_size);
+    arrays[1] = m->w = b->alloc(device, sizeof(real) * K * N);
+    arrays[2] = m->y = b->alloc(device, sizeof(real) * MOST_ROWS * N);
+    result = m->x && m->w && m->y ? engine_attempt(m->e, measure_product, m) : 0;
+    for (int i = 0; i < 3; i++)
+        if (arrays[i])
+            b->free(device, arrays[i]);
+    return result;
+}
+
+double engine_matrix_flops(struct engine *e, double seconds)
+{
+    static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+    static struct {
+        const struct backend *backend;
+        double flops;
+    } measured[2]; /* by precision; kept for the runs to come, which would find the device busy */
+    struct measurement m = {.e = e, .seconds = seconds};
+    int which = strcmp(e->backend->precision, "float32") == 0, result = 0;
+
+    pthread_mutex_lock(&one_at_a_time);
+    if (!e->serves || measured[which].backend != e->backend) {
+        result = measure(&m);
+        if (m.best > 0)
+            measured[which].backend = e->backend, measured[which].flops = m.best;
+    } else {
+        m.best = measured[which].flops;
+    }
+    pthread_mutex_unlock(&one_at_a_time);
+    if (result)
+        engine_end(e, 0);
+    if (m.best == 0)
+        engine_fail(e, "memory", "no memory to measure the device");
+    return m.best;
 }
 
 /* ---- corpus and model ---- */
@@ -112,7 +164,7 @@ void engine_open_corpus(struct engine *e, const struct tlaw_spec *spec)
     char message[TLAW_TEXT_SIZE];
 
     errno = 0;
-    if (corpus_open(&e->corpus, TLAW_FD_TOKENS, message, sizeof message))
+    if (corpus_open(&e->corpus, e->tokens, message, sizeof message))
         engine_fail_call(e, "input", message);
     errno = 0;
     e->tokenizer = tokenizer_load(e->corpus.tokenizer, (size_t) e->corpus.header->tokenizer_bytes, message,
@@ -253,6 +305,8 @@ void engine_free_documents(struct documents *d)
 
 void engine_free(struct engine *e)
 {
+    trainer_free(e->trainer);
+    free(e->block);
     tokenizer_free(e->tokenizer);
     if (e->corpus.header)
         corpus_close(&e->corpus);

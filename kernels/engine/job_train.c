@@ -40,6 +40,7 @@ struct run {
     double validate_seconds; /* of the last validation */
     double loss;             /* of the last step */
     double saved;            /* engine_now() of the last checkpoint */
+    bool ended;              /* within an evaluation, which has to stop first */
     const char *phase;
 };
 
@@ -72,13 +73,21 @@ static void report_progress(struct run *r)
     engine_progress(r->e, &progress);
 }
 
-static int poll_run(void *arg)
+static void poll_and_report(void *arg)
 {
     struct run *r = arg;
 
     engine_poll(r->e);
     report_progress(r);
-    return 0;
+}
+
+/* Between batches of an evaluation, which stops and gives its memory back where the run is to end. */
+static int poll_run(void *arg)
+{
+    struct run *r = arg;
+
+    r->ended = engine_attempt(r->e, poll_and_report, r) != 0;
+    return r->ended ? -1 : 0;
 }
 
 /* ---- resume state ---- */
@@ -88,35 +97,46 @@ static void digest_state(struct run *r, const void *state, size_t size, const st
 {
     EVP_MD_CTX *hash = EVP_MD_CTX_new();
 
-    if (!hash || !EVP_DigestInit_ex(hash, EVP_sha256(), NULL) || !EVP_DigestUpdate(hash, state, size) ||
-        !EVP_DigestUpdate(hash, tail, offsetof(struct tail, sha256)) ||
-        !EVP_DigestFinal_ex(hash, digest, NULL))
-        engine_fail(r->e, "internal", "SHA-256 is not available");
+    bool good = hash && EVP_DigestInit_ex(hash, EVP_sha256(), NULL) && EVP_DigestUpdate(hash, state, size) &&
+                EVP_DigestUpdate(hash, tail, offsetof(struct tail, sha256)) &&
+                EVP_DigestFinal_ex(hash, digest, NULL);
+
     EVP_MD_CTX_free(hash);
+    if (!good)
+        engine_fail(r->e, "internal", "SHA-256 is not available");
+}
+
+static void free_block(struct engine *e)
+{
+    free(e->block);
+    e->block = NULL;
 }
 
 static void send_state(struct run *r)
 {
     size_t size;
-    unsigned char *state = trainer_save(r->trainer, &size), *whole = NULL;
+    unsigned char *whole = NULL;
 
-    if (state)
-        whole = realloc(state, size + sizeof r->tail);
-    if (!whole)
+    r->e->block = trainer_save(r->trainer, &size);
+    if (r->e->block)
+        whole = realloc(r->e->block, size + sizeof r->tail);
+    if (whole)
+        r->e->block = whole;
+    else
         engine_fail(r->e, "memory", "no memory for a checkpoint of %" PRId64 " parameters",
                     tlaw_spec_params(&r->spec));
     memcpy(r->tail.magic, "tlawrun1", sizeof r->tail.magic);
     digest_state(r, whole, size, &r->tail, r->tail.sha256);
     memcpy(whole + size, &r->tail, sizeof r->tail);
     engine_send_checkpoint(r->e, "resume", trainer_step_number(r->trainer), whole, size + sizeof r->tail);
-    free(whole);
+    free_block(r->e);
     r->saved = engine_now();
 }
 
-/* Takes the state that was sent, and frees it. */
-static void load_state(struct run *r, unsigned char *state, int64_t bytes)
+/* Takes the state that was sent, the engine's block, and frees it. */
+static void load_state(struct run *r, int64_t bytes)
 {
-    unsigned char digest[32];
+    unsigned char *state = r->e->block, digest[32];
     size_t size = (size_t) bytes - sizeof r->tail;
     char message[TLAW_TEXT_SIZE];
 
@@ -130,7 +150,7 @@ static void load_state(struct run *r, unsigned char *state, int64_t bytes)
     errno = 0;
     if (trainer_load(r->trainer, state, size, message, sizeof message))
         engine_fail_call(r->e, "checkpoint", message);
-    free(state);
+    free_block(r->e);
 }
 
 /* ---- the loop ---- */
@@ -151,6 +171,8 @@ static void validate(struct run *r, double grad_norm)
 
     r->phase = "validate";
     loss.val_loss = trainer_validate(r->trainer, poll_run, r);
+    if (r->ended)
+        engine_end(r->e, 0);
     r->phase = "train";
     r->validate_seconds = engine_now() - begin;
     t->eval_seconds += r->validate_seconds;
@@ -238,13 +260,17 @@ static void score_test(struct run *r, struct tlaw_result_message *result)
     struct evaluation test;
 
     engine_read_documents(r->e, "test", &d);
-    records = engine_alloc(r->e, (size_t) d.count * sizeof *records, "the losses of the test documents");
+    records = r->e->block =
+        engine_alloc(r->e, (size_t) d.count * sizeof *records, "the losses of the test documents");
     if (evaluate_documents(trainer_model(r->trainer), &r->spec, (int) r->spec.micro_batch, d.tokens,
                            d.documents, d.count, (int32_t) r->e->corpus.header->end_of_text, records, &test,
-                           poll_run, r))
+                           poll_run, r) &&
+        !r->ended)
         engine_fail(r->e, "memory", "no memory to score %" PRId64 " test documents", d.count);
+    if (r->ended)
+        engine_end(r->e, 0);
     engine_send_document_losses(r->e, records, d.count);
-    free(records);
+    free_block(r->e);
     engine_free_documents(&d);
     result->test_loss = test.loss;
     result->test_loss_se = test.loss_se;
@@ -257,13 +283,13 @@ static void score_test(struct run *r, struct tlaw_result_message *result)
 static void send_model(struct run *r)
 {
     size_t size;
-    void *file = model_export(trainer_model(r->trainer), &size);
+    void *file = r->e->block = model_export(trainer_model(r->trainer), &size);
 
     if (!file)
         engine_fail(r->e, "memory", "no memory for the weights of %" PRId64 " parameters",
                     tlaw_spec_params(&r->spec));
     engine_send_checkpoint(r->e, "model", trainer_best_step(r->trainer), file, size);
-    free(file);
+    free_block(r->e);
 }
 
 /* Scores the kept weights on the test documents, and sends everything that remains of the run. */
@@ -308,11 +334,13 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
 {
     const struct tlaw_train_message *m = &request->train;
     struct run r = {.e = e, .spec = m->spec, .phase = "train", .loss = NAN};
-    unsigned char *state = NULL;
     char message[TLAW_TEXT_SIZE];
 
     if (!m->spec.isa[0])
         engine_fail(e, "input", "the specification lacks isa");
+    if (e->serves && strcmp(m->spec.device, e->serves) != 0)
+        engine_fail(e, "input", "device = \"%s\" is not accepted: this engine serves %s", m->spec.device,
+                    e->serves);
     engine_check_range(e, "checkpoint_seconds", m->checkpoint_seconds, 0, INFINITY);
     engine_open_corpus(e, &m->spec);
     engine_check_spec(e, &m->spec, e->corpus.header->tokens[PART_TRAIN],
@@ -321,16 +349,16 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
         engine_fail(e, "input", "the corpus has no test documents");
     limit_memory(e, &m->spec, m->memory_limit);
     if (m->resume_bytes != 0)
-        state = engine_receive_chunks(e, m->resume_bytes, "resume_bytes");
+        e->block = engine_receive_chunks(e, m->resume_bytes, "resume_bytes");
     engine_open_device(e, &m->spec, m->threads);
     r.flops_per_thread = engine_matrix_flops(e, PROBE_SECONDS) / e->threads;
     errno = 0;
-    r.trainer = trainer_create(&m->spec, &e->corpus, e->backend, e->device, message, sizeof message);
+    r.trainer = e->trainer =
+        trainer_create(&m->spec, &e->corpus, e->backend, e->device, message, sizeof message);
     if (!r.trainer)
         engine_fail_call(e, "input", message);
-    if (state)
-        load_state(&r, state, m->resume_bytes);
+    if (m->resume_bytes != 0)
+        load_state(&r, m->resume_bytes);
     train(&r, m->checkpoint_seconds);
     finish(&r);
-    trainer_free(r.trainer);
 }

@@ -21,7 +21,7 @@ static const struct job {
 } jobs[] = {
     {TLAW_TRAIN, job_train},       {TLAW_FREEZE, job_freeze},    {TLAW_EVALUATE, job_evaluate},
     {TLAW_GENERATE, job_generate}, {TLAW_EMBED, job_embed},      {TLAW_PROBE, job_probe},
-    {TLAW_ESTIMATE, job_estimate}, {TLAW_POINTS, job_dimension},
+    {TLAW_ESTIMATE, job_estimate}, {TLAW_POINTS, job_dimension}, {TLAW_SERVE, job_serve},
 };
 
 /* When memory runs out, this process is the one to go: never the server's. */
@@ -63,7 +63,7 @@ static void run_job(struct engine *e)
 
 int main(void)
 {
-    struct engine e = {.socket = TLAW_FD_SOCKET};
+    struct engine e = {.socket = TLAW_FD_SOCKET, .tokens = TLAW_FD_TOKENS};
     struct stat status;
 
     if (fstat(TLAW_FD_SOCKET, &status) || !S_ISSOCK(status.st_mode)) {

@@ -3,11 +3,13 @@
  *
  * Every thread of a block has a fiber that lives as long as the process; fibers switch by setjmp and longjmp
  * (swapcontext would make two system calls each time).  A warp runs until all its lanes wait for the block or
- * are done.  A block in which nobody can go on (a barrier that not all threads reach) ends the process.
+ * are done.  A block in which nobody can go on (a barrier that not all threads reach) ends the process.  One
+ * launch runs at a time, whichever thread it comes from.
  */
 #include <cuda_runtime.h>
 
 #include <map>
+#include <mutex>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +43,7 @@ static struct warp {
 } warps[MOST_THREADS / WARP];
 
 static struct barrier block_barrier;
+static std::mutex one_at_a_time; /* launches, and changes of `mappings` */
 static jmp_buf scheduler;
 static const std::function<void()> *running;
 static unsigned current; /* thread */
@@ -171,6 +174,7 @@ static void run_block(unsigned threads, unsigned long launch)
 void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel)
 {
     static unsigned long launch;
+    std::lock_guard<std::mutex> lock(one_at_a_time);
 
     if (threads.x > MOST_THREADS || threads.y != 1 || threads.z != 1 || !blocks.x || !blocks.y ||
         blocks.y > 65535 || blocks.z != 1) {
@@ -245,7 +249,7 @@ cudaError_t cudaStreamQuery(cudaStream_t)
 }
 
 /* Memory ends where a page without access begins, so that reading or writing beyond it is a segmentation
- * fault. */
+ * fault.  It is of a file named "device", so that /proc/PID/maps shows how much a process holds. */
 struct mapping {
     void *at;
     size_t size;
@@ -256,19 +260,24 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     size_t page = (size_t) sysconf(_SC_PAGESIZE), rounded = (bytes + 15) / 16 * 16;
     size_t usable = (rounded + page - 1) / page * page;
-    char *at = (char *) mmap(NULL, usable + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    static int file = memfd_create("device", MFD_CLOEXEC), sized = ftruncate(file, (off_t) 1 << 40);
+    char *at = (char *) mmap(NULL, usable + page, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
 
-    if (rounded < bytes || usable < rounded || at == MAP_FAILED)
+    if (sized || rounded < bytes || usable < rounded || at == MAP_FAILED)
         return cudaErrorMemoryAllocation;
     mprotect(at + usable, page, PROT_NONE);
     memset(at, 0xff, usable < LARGE ? usable : LARGE);
     *out = at + usable - rounded;
+
+    std::lock_guard<std::mutex> lock(one_at_a_time);
     mappings[*out] = {at, usable + page};
     return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *memory)
 {
+    std::lock_guard<std::mutex> lock(one_at_a_time);
+
     if (memory) {
         munmap(mappings.at(memory).at, mappings.at(memory).size);
         mappings.erase(memory);

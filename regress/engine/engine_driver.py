@@ -214,6 +214,38 @@ class Engine:
         self.close()
 
 
+class Served(Engine):
+    """One of many runs: a socket of its own into an engine that was sent SERVE."""
+
+    def __init__(self, host, tokens):
+        self.socket, child = socket.socketpair()
+        self.host = host
+        descriptors = struct.pack("<ii", child.fileno(), tokens.fileno())
+        host.socket.sendmsg([encode("RUN")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        child.close()
+
+    def wait(self, timeout=10):
+        """0 once the engine has closed its end: all that the run had is given back."""
+        self.socket.settimeout(timeout)
+        try:
+            while self.socket.recv(1 << 20):
+                pass
+        except ConnectionResetError:
+            pass  # it left something unread
+        return 0
+
+    def last_words(self):
+        return self.host.last_words()
+
+    def leave(self):
+        """Cancels the run, and waits until the engine has let go of it."""
+        self.socket.shutdown(socket.SHUT_WR)
+        return self.wait()
+
+    def close(self):
+        self.socket.close()
+
+
 def spec(**values):
     """A small, complete specification for a corpus of bytes."""
     base = dict(
