@@ -1,6 +1,5 @@
 /*
- * Using a model: losses, text, hidden states and weights of a run that was trained here; what there is to
- * compute on.
+ * Using a model: losses, text, hidden states and weights of a run that was trained here.
  *
  * Every call checks that the run is one of the caller's and has weights, starts an engine on the run's corpus
  * (for its tokenizer and parts), sends the weights, and turns what comes back into SQL values.  Tables named
@@ -8,6 +7,7 @@
  * time.
  */
 #include "checkpoint.h"
+#include "device.h"
 #include "documents.h"
 #include "run.h"
 
@@ -27,7 +27,6 @@ PG_FUNCTION_INFO_V1(tlaw_validation_loss);
 PG_FUNCTION_INFO_V1(tlaw_generate);
 PG_FUNCTION_INFO_V1(tlaw_embeddings);
 PG_FUNCTION_INFO_V1(tlaw_export);
-PG_FUNCTION_INFO_V1(tlaw_devices);
 
 /* ---- a run's model ---- */
 
@@ -63,6 +62,13 @@ static void find_trained(int64 run_id, struct trained *trained)
     trained->run_id = run_id;
     trained->corpus = row.corpus;
     run_load_spec(run_id, &trained->spec);
+}
+
+/* The same for a use that computes, with the instruction set that it takes. */
+static void find_usable(int64 run_id, struct trained *trained)
+{
+    find_trained(run_id, trained);
+    device_resolve_use(&trained->spec);
 }
 
 /* An engine on the run's corpus. */
@@ -129,7 +135,7 @@ Datum tlaw_validation_loss(PG_FUNCTION_ARGS)
 
     tlaw_not_null(fcinfo, 0, "run_id");
     from_table = source_arguments(fcinfo, 1, &source);
-    find_trained(PG_GETARG_INT64(0), &trained);
+    find_usable(PG_GETARG_INT64(0), &trained);
     message.spec = trained.spec;
     message.model_bytes = trained.bytes;
     strcpy(message.part, from_table ? "documents" : "validation");
@@ -227,7 +233,7 @@ Datum tlaw_generate(PG_FUNCTION_ARGS)
     struct trained trained;
     struct engine *engine;
 
-    find_trained(PG_GETARG_INT64(0), &trained);
+    find_usable(PG_GETARG_INT64(0), &trained);
     message.spec = trained.spec;
     message.model_bytes = trained.bytes;
     message.prompt = document_bytes(PointerGetDatum(prompt), true);
@@ -328,7 +334,7 @@ Datum tlaw_embeddings(PG_FUNCTION_ARGS)
     untrained = PG_GETARG_BOOL(9);
     from_table = source_arguments(fcinfo, 2, &source);
     set_part(fcinfo, 4, from_table, message.part);
-    find_trained(PG_GETARG_INT64(0), &trained);
+    find_usable(PG_GETARG_INT64(0), &trained);
     context = trained.spec.context_length;
     message.spec = trained.spec;
     message.model_bytes = untrained ? 0 : trained.bytes;
@@ -369,38 +375,4 @@ Datum tlaw_export(PG_FUNCTION_ARGS)
     SET_VARSIZE(file, VARHDRSZ + trained.bytes);
     checkpoint_read(trained.run_id, "model", VARDATA(file), trained.bytes);
     PG_RETURN_BYTEA_P(file);
-}
-
-/* ---- devices ---- */
-
-static void put_device(ReturnSetInfo *result, const struct tlaw_device_message *device)
-{
-    bool usable = device->unusable[0] == '\0';
-    Datum values[] = {CStringGetTextDatum(device->device),    CStringGetTextDatum(device->isa),
-                      CStringGetTextDatum(device->precision), CStringGetTextDatum(device->name),
-                      Int32GetDatum(device->cores),           Int64GetDatum(device->memory),
-                      Float8GetDatum(device->gflops),         BoolGetDatum(usable),
-                      CStringGetTextDatum(device->unusable)};
-    bool nulls[] = {false, false, false, false, false, false, !usable, false, usable};
-
-    tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-}
-
-/* tlaw_devices() */
-Datum tlaw_devices(PG_FUNCTION_ARGS)
-{
-    struct tlaw_probe_message message;
-    struct engine *engine;
-    const void *reply;
-    enum tlaw_message type;
-
-    InitMaterializedSRF(fcinfo, 0);
-    engine = engine_start(-1, -1, 0);
-    engine_send(engine, TLAW_PROBE, &message);
-    while ((type = engine_next(engine, &reply, NULL)) == TLAW_DEVICE)
-        put_device((ReturnSetInfo *) fcinfo->resultinfo, reply);
-    if (type != TLAW_DONE)
-        engine_unexpected(type);
-    engine_stop(engine);
-    return (Datum) 0;
 }

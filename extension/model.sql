@@ -31,5 +31,5 @@ CREATE FUNCTION @extschema@.tlaw_devices(OUT device text, OUT isa text, OUT "pre
     OUT memory bigint, OUT gflops float8, OUT usable boolean, OUT reason text) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'tlaw_devices' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_devices IS
-    'what this machine can train on: instruction set, precision of runs that name none, speed of a large matrix product; reason: why one is not usable';
+    'what this machine can train on: the CPU once an instruction set and precision, the best first (tlaw.cpu_isa chooses), then GPUs; speed of a large matrix product; reason: why one is not usable';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_devices FROM PUBLIC;

@@ -4,8 +4,7 @@
  *
  * Invariants: everything that shapes the result (defaults, device, instruction set, precision) is settled
  * here, in the caller's session, and stored; a run with the specification of one that is queued, running or
- * done is that run unless asked for again; nothing is computed here.  What devices there are is asked of an
- * engine once a session.
+ * done is that run unless asked for again; nothing is computed here.
  */
 #include "tlaw.h"
 
@@ -15,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
+#include "device.h"
 #include "engine_client.h"
 #include "funcapi.h"
 #include "queue.h"
@@ -22,8 +22,6 @@
 #include "study.h"
 #include "utils/float.h"
 #include "utils/memutils.h"
-
-#define MOST_DEVICES 32
 
 PG_FUNCTION_INFO_V1(tlaw_train);
 PG_FUNCTION_INFO_V1(tlaw_estimate);
@@ -121,96 +119,6 @@ static void read_arguments(FunctionCallInfo fcinfo, struct submission *s)
     s->again = !PG_ARGISNULL(ARGUMENT_again) && PG_GETARG_BOOL(ARGUMENT_again);
 }
 
-/* ---- devices ---- */
-
-static struct tlaw_device_message *devices; /* in TopMemoryContext */
-static int device_count;
-
-/* Asks an engine what there is, once a session. */
-static void probe_devices(void)
-{
-    struct tlaw_device_message *found;
-    struct tlaw_probe_message probe;
-    const void *message;
-    struct engine *engine;
-    enum tlaw_message type;
-    int count = 0;
-
-    if (devices != NULL)
-        return;
-    memset(&probe, 0, sizeof(probe));
-    found = palloc(MOST_DEVICES * sizeof(*found));
-    engine = engine_start(-1, -1, 0);
-    engine_send(engine, TLAW_PROBE, &probe);
-    while ((type = engine_next(engine, &message, NULL)) == TLAW_DEVICE && count < MOST_DEVICES)
-        found[count++] = *(const struct tlaw_device_message *) message;
-    if (type != TLAW_DONE || count == 0)
-        elog(ERROR, "the engine named no device");
-    engine_stop(engine);
-    devices = MemoryContextAlloc(TopMemoryContext, count * sizeof(*devices));
-    memcpy(devices, found, count * sizeof(*devices));
-    device_count = count;
-    pfree(found);
-}
-
-/* Whether a device of that name, or "cuda" for any GPU, is what was asked for. */
-static bool device_matches(const struct tlaw_device_message *device, const char *wanted)
-{
-    return strcmp(device->device, wanted) == 0 ||
-           (strcmp(wanted, "cuda") == 0 && strncmp(device->device, "cuda", 4) == 0);
-}
-
-static const struct tlaw_device_message *usable_device(const char *wanted)
-{
-    int i;
-
-    for (i = 0; i < device_count; i++) {
-        if (device_matches(&devices[i], wanted) && devices[i].unusable[0] == '\0')
-            return &devices[i];
-    }
-    return NULL;
-}
-
-static void refuse_device(const char *wanted)
-{
-    StringInfoData list;
-    const char *reason = NULL;
-    int i;
-
-    initStringInfo(&list);
-    for (i = 0; i < device_count; i++) {
-        if (device_matches(&devices[i], wanted) && devices[i].unusable[0] != '\0')
-            reason = devices[i].unusable;
-        if (devices[i].unusable[0] == '\0')
-            appendStringInfo(&list, ", %s", devices[i].device);
-    }
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                    errmsg("device = \"%s\" cannot be used here: one of auto%s", wanted, list.data),
-                    reason ? errdetail("%s", reason) : 0));
-}
-
-/* Device, instruction set and precision: the argument, else tlaw.device; "auto" is a GPU where there is one,
- * else the CPU. */
-static void resolve_device(struct tlaw_spec *spec)
-{
-    const char *wanted = spec->device[0] ? spec->device : tlaw_device;
-    const struct tlaw_device_message *device;
-
-    probe_devices();
-    if (strcmp(wanted, "auto") == 0) {
-        device = usable_device("cuda");
-        if (device == NULL)
-            device = usable_device("cpu");
-    } else
-        device = usable_device(wanted);
-    if (device == NULL)
-        refuse_device(wanted);
-    strlcpy(spec->device, device->device, TLAW_NAME_SIZE);
-    strlcpy(spec->isa, device->isa, TLAW_NAME_SIZE);
-    if (spec->precision[0] == '\0')
-        strlcpy(spec->precision, device->precision, TLAW_NAME_SIZE);
-}
-
 /* ---- resolving ---- */
 
 /* Reads the corpus's row; an error unless the caller may use it. */
@@ -258,26 +166,14 @@ static struct tlaw_estimated_message ask_engine(const struct tlaw_spec *spec, in
     return answer;
 }
 
-/* Every device has float32; its own precision comes second. */
-static void check_precision(const struct tlaw_spec *spec)
-{
-    const struct tlaw_device_message *device = usable_device(spec->device);
-
-    if (strcmp(spec->precision, "float32") != 0 && strcmp(spec->precision, device->precision) != 0)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("precision = \"%s\" is not available on device \"%s\": float32 is",
-                               spec->precision, spec->device)));
-}
-
 static void resolve(struct submission *s)
 {
     char message[TLAW_TEXT_SIZE];
 
     load_corpus(s);
-    resolve_device(&s->spec);
+    device_resolve(&s->spec);
     if (tlaw_spec_resolve(&s->spec, s->train_available, s->val_available, message, sizeof(message)) != 0)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", message)));
-    check_precision(&s->spec);
 }
 
 static double tokens_seen(const struct tlaw_spec *spec)

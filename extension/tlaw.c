@@ -19,6 +19,7 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
+#include "device.h"
 #include "postmaster/postmaster.h"
 #include "queue.h"
 #include "utils/acl.h"
@@ -35,6 +36,7 @@ int tlaw_max_run_memory;
 int tlaw_checkpoint_seconds;
 int tlaw_max_attempts;
 char *tlaw_device;
+char *tlaw_cpu_isa;
 
 /* Who called, while a tlaw_session switched to the owner; the nesting level of the transaction that it began
  * in. */
@@ -115,6 +117,9 @@ void _PG_init(void)
                             1, 1000, PGC_SIGHUP, 0, NULL, NULL, NULL);
     DefineCustomStringVariable("tlaw.device", "Device of runs that name none: auto, cpu, cuda or cuda:N.",
                                NULL, &tlaw_device, "auto", PGC_USERSET, 0, check_device, NULL, NULL);
+    DefineCustomStringVariable("tlaw.cpu_isa", "Instruction set on the CPU: auto, or one of tlaw_devices().",
+                               "Of new runs, which keep it, and of the use of models.", &tlaw_cpu_isa, "auto",
+                               PGC_USERSET, 0, device_check_isa, NULL, NULL);
     MarkGUCPrefixReserved("tlaw");
     queue_init();
 }

@@ -21,6 +21,7 @@ extern int tlaw_max_run_memory; /* MB an engine may use */
 extern int tlaw_checkpoint_seconds;
 extern int tlaw_max_attempts; /* engine deaths without progress before a run fails */
 extern char *tlaw_device;     /* auto, cpu, cuda, cuda:N */
+extern char *tlaw_cpu_isa;    /* "" or auto, amx, avx512, ... */
 
 /* The extension's OID, schema and owner; an error when it is not installed in this database, or 0 / NULL when
  * missing_ok. Looked up from pg_extension, never from search_path. */

@@ -61,7 +61,10 @@ SELECT length(file) > 4 * 30000 AS length, header ? 'wte.weight' AS wte, header 
 
 -- devices
 SELECT device, isa <> '' AS isa, "precision" IN ('float32', 'bf16') AS precision, cores >= 1 AS cores, memory > 0 AS memory, gflops > 0 AS gflops, usable, reason
-  FROM tlaw_devices() WHERE device = 'cpu';
+  FROM tlaw_devices() WHERE isa = 'portable';
+SET tlaw.cpu_isa = 'sse';
+SET tlaw.cpu_isa = '';
+RESET tlaw.cpu_isa;
 
 -- bad input
 SELECT * FROM tlaw_validation_loss(NULL);

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PROBE_SECONDS  0.1
+#define PROBE_SECONDS  0.05 /* for each backend */
 #define SAMPLE_SECONDS 0.25 /* spent timing one model of ESTIMATE */
 #define LONGEST_STEP   0.08 /* predicted seconds above which ESTIMATE takes a smaller model */
 
@@ -80,21 +80,31 @@ static void probe_gpus(struct engine *e)
         engine_send(e, TLAW_DEVICE, &none);
 }
 
-/* The processor with its best instruction set and precision, on all cores of the affinity mask; then the
- * GPUs. */
+/*
+ * The processor, once for each of its backends, the best first, on all cores of the affinity mask; then the
+ * GPUs.
+ */
 void job_probe(struct engine *e, const union tlaw_any_message *request)
 {
+    bool measure = request->probe.measure != 0;
     struct tlaw_spec spec = {.device = "cpu"};
     struct tlaw_device_message device = {.device = "cpu", .cores = usable_cores(), .memory = usable_memory()};
+    const struct backend *list[BACKEND_MOST];
 
-    (void) request;
     read_key("/proc/cpuinfo", "model name", device.name, sizeof device.name);
-    snprintf(device.isa, sizeof device.isa, "%s", backend_cpu_isa());
-    snprintf(device.precision, sizeof device.precision, "%s", backend_cpu_precision());
-    memcpy(spec.precision, device.precision, sizeof spec.precision);
-    engine_open_device(e, &spec, device.cores);
-    device.gflops = engine_matrix_flops(e, PROBE_SECONDS) / 1e9;
-    engine_send(e, TLAW_DEVICE, &device);
+    for (int i = backend_list(list); i-- > 0;) {
+        snprintf(device.isa, sizeof device.isa, "%s", list[i]->name);
+        snprintf(device.precision, sizeof device.precision, "%s", list[i]->precision);
+        if (measure) {
+            memcpy(spec.isa, device.isa, sizeof spec.isa);
+            memcpy(spec.precision, device.precision, sizeof spec.precision);
+            engine_open_device(e, &spec, device.cores);
+            device.gflops = engine_matrix_flops(e, PROBE_SECONDS) / 1e9;
+            e->backend->close(e->device);
+            e->device = NULL;
+        }
+        engine_send(e, TLAW_DEVICE, &device);
+    }
     probe_gpus(e);
 }
 

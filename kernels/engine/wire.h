@@ -59,7 +59,7 @@
     I64(prefix)                 /* tokens of each document used, at most context_length */                   \
     I64(max_documents)          /* 0: all */                                                                 \
     I64(seed) STR(part)         /* as in EVALUATE */
-#define TLAW_PROBE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)
+#define TLAW_PROBE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) I64(measure) /* 0: gflops stay 0 */
 #define TLAW_ESTIMATE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) SPEC(spec) I64(threads)
 /* Points in TLAW_FD_SPOOL: rows of width elements of element_size bytes, then an int32 cluster each when clustered. */
 #define TLAW_POINTS_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \

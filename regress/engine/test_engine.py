@@ -214,7 +214,7 @@ def test_refusals(tokens):
 def test_memory(tokens):
     """Too little memory, wherever it is met, is an ERROR; the engine needs no more than it says."""
     with Engine() as engine:
-        engine.send("PROBE")
+        engine.send("PROBE", measure=0)
         isa = next(got for _, got in engine.messages())["isa"]
     big = spec(isa=isa, d_model=128, n_layer=4, context_length=32, batch_size=8, micro_batch=8, steps=4)
     with Engine() as engine:
@@ -244,11 +244,11 @@ def test_protocol(tokens):
     refused("protocol", "expected a job", tokens, "THREADS", threads=2)
     refused("protocol", "expected a job", tokens, "DONE")
     slow = dict(spec=spec(steps=10**6), threads=1, checkpoint_seconds=1e9)
-    refused("protocol", "expected THREADS", tokens, "TRAIN", encode("PROBE"), **slow)
+    refused("protocol", "expected THREADS", tokens, "TRAIN", encode("PROBE", measure=0), **slow)
     resume = dict(spec=spec(), threads=1, checkpoint_seconds=1e9, resume_bytes=100)
     refused("protocol", "expected CHUNK", tokens, "TRAIN", encode("END"), **resume)
     refused("protocol", "a chunk of 101 bytes", tokens, "TRAIN", encode("CHUNK", data=b"x" * 101), **resume)
-    refused("protocol", "malformed message", tokens, "PROBE", b"GET / HTTP/1.1\r\n\r\n" * 2)
+    refused("protocol", "malformed message", tokens, "PROBE", b"GET / HTTP/1.1\r\n\r\n" * 2, measure=1)
     rng, statuses = random.Random(5), set()
     whole = encode("TRAIN", spec=spec(steps=1), threads=1)
     for _ in range(60):
@@ -328,7 +328,7 @@ def test_evaluate(tokens, run):
     refused("input", "part", tokens, "EVALUATE", chunk, part="train", **values)
     texts = dict(values, part="documents")
     refused("input", "every document is empty", tokens, "EVALUATE", chunk, encode("END"), **texts)
-    refused("protocol", "expected DOCUMENT", tokens, "EVALUATE", chunk, encode("PROBE"), **texts)
+    refused("protocol", "expected DOCUMENT", tokens, "EVALUATE", chunk, encode("PROBE", measure=0), **texts)
     values["spec"] = spec(d_model=64)
     refused("checkpoint", "", tokens, "EVALUATE", chunk, part="test", **values)
 
@@ -443,11 +443,14 @@ def test_embed(tokens, run):
 
 def test_machine(run):
     with Engine() as engine:
-        engine.send("PROBE")
-        device = next(values for name, values in engine.messages())
+        engine.send("PROBE", measure=1)
+        devices = [values for name, values in engine.messages() if name == "DEVICE" and values["device"] == "cpu"]
+    device, names = devices[0], [(one["isa"], one["precision"]) for one in devices]
     ok(device["device"] == "cpu" and device["isa"] and device["cores"] == len(os.sched_getaffinity(0)),
        "probe: %(device)s, %(isa)s, %(name)s, %(cores)d cores, %(gflops).1f GFLOP/s" % device)  # fmt: skip
-    ok(device["gflops"] > 0.1 and device["memory"] > 1 << 28, "probe: speed and memory")
+    ok(all(one["gflops"] > 0.1 for one in devices) and device["memory"] > 1 << 28, "probe: speed and memory")
+    ok(len(set(names)) == len(names) and names[-2:] == [("portable", "float32"), ("reference", "float32")],
+       "probe: every backend, the best first: " + ", ".join(" ".join(one) for one in names))  # fmt: skip
     for values, what in ((spec(), "small"), (spec(n_layer=12, d_model=256, context_length=128), "large")):
         values["isa"] = device["isa"] if what == "large" else "reference"
         begin = time.monotonic()

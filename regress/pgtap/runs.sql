@@ -14,7 +14,7 @@ SELECT is(:r_n_params, :r_n_params_non_embedding + (257 + 32) * 32, 'n_params');
 SELECT is(:r_tokens_seen, 300 * 4 * 32, 'tokens_seen');
 SELECT is(:r_epochs::float8, 300 * 4 * 32 / 1e5::float8, 'epochs');
 SELECT is(:r_flops::float8, (6 * (12 * 2 * 32 * 32 + 257 * 32) + 6 * 2 * 32 * 32)::float8 * 300 * 4 * 32, 'flops');
-SELECT is(:'r_isa' IN ('avx512', 'avx2', 'portable'), true, 'an instruction set');
+SELECT is(:'r_isa' IN ('amx', 'avx512', 'avx2', 'neon', 'portable'), true, 'an instruction set');
 SELECT * FROM tlaw_estimate('c', n_layer => 2, d_model => 32, n_head => 2, context_length => 32, steps => 300, batch_size => 4,
                             train_tokens => 1e5, eval_tokens => 2000, bias => true) \gset e_
 SELECT is(:e_n_params, :r_n_params, 'tlaw_estimate: n_params');
