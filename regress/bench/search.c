@@ -106,7 +106,7 @@ static void train(const struct tlaw_spec *spec, const struct corpus *corpus)
 {
     char message[1024];
     const struct backend *backend =
-        backend_find(spec->device, backend_cpu_isa(), spec->precision, message, sizeof message);
+        backend_find(spec->device, spec->isa, spec->precision, message, sizeof message);
     struct device *device = backend ? backend->open(1, message, sizeof message) : NULL;
     struct trainer *trainer =
         device ? trainer_create(spec, corpus, backend, device, message, sizeof message) : NULL;
@@ -152,7 +152,8 @@ int main(int argc, char **argv)
     for (int i = 2; i < argc; i++)
         set_field(&spec, argv[i]);
     spec.vocab_size = corpus.header->vocab_size;
-    snprintf(spec.isa, sizeof spec.isa, "%s", backend_cpu_isa());
+    if (!spec.isa[0])
+        snprintf(spec.isa, sizeof spec.isa, "%s", backend_cpu_isa());
     if (tlaw_spec_resolve(&spec, corpus.header->tokens[PART_TRAIN], corpus.header->tokens[PART_VALIDATION],
                           message, sizeof message))
         fail(message);
