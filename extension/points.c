@@ -173,15 +173,17 @@ static void start_engine(struct asker *asker, struct point_set *set)
                                          .width = set->width,
                                          .element_size = set->element_size,
                                          .clustered = set->cluster != NULL,
-                                         .threads = tlaw_threads};
+                                         .threads = tlaw_threads,
+                                         .memory_limit = (int64) tlaw_max_run_memory << 20};
     int fd;
 
+    strlcpy(points.device, tlaw_device, sizeof points.device);
     spill(set);
     if (set->cluster)
         write_file(set->fd, (char *) set->cluster, set->n * sizeof *set->cluster);
     fd = set->fd;
     set->fd = -1; /* engine_start closes it */
-    asker->engine = engine_start(-1, fd, (int64) tlaw_max_run_memory << 20);
+    asker->engine = engine_start(-1, fd, 0);
     engine_send(asker->engine, TLAW_POINTS, &points);
 }
 

@@ -115,8 +115,9 @@ void _PG_init(void)
     DefineCustomIntVariable("tlaw.max_attempts", "Deaths of its engine after which a run has failed.",
                             "Only deaths without a new checkpoint in between count.", &tlaw_max_attempts, 3,
                             1, 1000, PGC_SIGHUP, 0, NULL, NULL, NULL);
-    DefineCustomStringVariable("tlaw.device", "Device of runs that name none: auto, cpu, cuda or cuda:N.",
-                               NULL, &tlaw_device, "auto", PGC_USERSET, 0, check_device, NULL, NULL);
+    DefineCustomStringVariable(
+        "tlaw.device", "Device of runs that name none, and of exact neighbours: auto, cpu, cuda or cuda:N.",
+        NULL, &tlaw_device, "auto", PGC_USERSET, 0, check_device, NULL, NULL);
     DefineCustomStringVariable("tlaw.cpu_isa", "Instruction set on the CPU: auto, or one of tlaw_devices().",
                                "Of new runs, which keep it, and of the use of models.", &tlaw_cpu_isa, "auto",
                                PGC_USERSET, 0, device_check_isa, NULL, NULL);

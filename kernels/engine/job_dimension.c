@@ -3,9 +3,11 @@
  *
  * The points are read into memory and sorted, so that answers do not depend on the order in which they were
  * sent. The neighbour lists of the set measured last (the points, a sample, a control) are kept between
- * questions and cut to the length that the next one needs.
+ * questions and cut to the length that the next one needs.  Neighbours are found on the CPU or on a GPU, with
+ * the same bits.
  */
 #include "engine.h"
+#include "../backend/cuda/cuda_find.h"
 #include "../backend/knn.h"
 #include "../stats/dimension.h"
 
@@ -14,7 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+
+/* Multiplications of all pairs below which "auto" leaves a GPU alone: it takes longer to open. */
+#define GPU_WORK 1e11
 
 struct measurement {
     struct engine *e;
@@ -72,6 +78,53 @@ static void read_points(struct measurement *g, const struct tlaw_points_message 
     munmap(mapped, total);
 }
 
+/* ---- device ---- */
+
+/* Puts the first usable GPU into device; -1 and why not. */
+static int first_gpu(char device[TLAW_NAME_SIZE], char *message, size_t message_size)
+{
+    struct backend_device list[BACKEND_GPUS_MOST];
+    int count = backend_gpus(list, message, message_size);
+
+    for (int i = 0; i < count; i++) {
+        snprintf(device, TLAW_NAME_SIZE, "%s", list[i].device);
+        if (!list[i].unusable[0])
+            return 0;
+        snprintf(message, message_size, "%s: %s", list[i].device, list[i].unusable);
+    }
+    return -1;
+}
+
+static void use_cpu(struct measurement *g, int64_t limit)
+{
+    struct rlimit data = {(rlim_t) limit, (rlim_t) limit};
+
+    if (limit > 0 && setrlimit(RLIMIT_DATA, &data))
+        engine_fail(g->e, "internal", "cannot set RLIMIT_DATA to %lld: %s", (long long) limit,
+                    strerror(errno));
+}
+
+/* Opens a GPU when that is where the neighbours are to be found; else the device stays closed. */
+static void choose_device(struct measurement *g, const struct tlaw_points_message *m)
+{
+    double work = (double) m->points * (double) m->points * (double) m->width;
+    bool automatic = !strcmp(m->device, "auto");
+    struct tlaw_spec spec = {.precision = "bf16"}; /* any of its tables */
+    char message[TLAW_TEXT_SIZE];
+
+    engine_check_range(g->e, "memory_limit", (double) m->memory_limit, 0, 1e15);
+    if (!strcmp(m->device, "cpu") ||
+        (automatic && (work < GPU_WORK || first_gpu(spec.device, message, sizeof message)))) {
+        use_cpu(g, m->memory_limit);
+        return;
+    }
+    if (!strcmp(m->device, "cuda") && first_gpu(spec.device, message, sizeof message))
+        engine_fail(g->e, "input", "device \"cuda\" is not available: %s", message);
+    if (!spec.device[0])
+        memcpy(spec.device, m->device, sizeof spec.device);
+    engine_open_device(g->e, &spec, m->threads);
+}
+
 /* ---- neighbours ---- */
 
 static void copy_lists(const struct tlaw_neighbours *from, struct tlaw_neighbours *to)
@@ -118,7 +171,8 @@ static int find_neighbours(const struct tlaw_points *points, enum tlaw_metric me
                            struct tlaw_neighbours *out, struct tlaw_poll poll, void *arg, char *message)
 {
     struct measurement *g = arg;
-    struct knn_request request = {.pool = g->pool, .progress = report, .progress_arg = g};
+    struct knn_request cpu = {.pool = g->pool, .progress = report, .progress_arg = g};
+    struct cuda_knn_request gpu = {.device = g->e->device, .progress = report, .progress_arg = g};
     int64_t sample = g->question.sample;
     bool whole =
         points->n == (sample > 0 && sample < g->points.n ? sample : g->points.n); /* duplicates not yet out */
@@ -127,7 +181,8 @@ static int find_neighbours(const struct tlaw_points *points, enum tlaw_metric me
         copy_lists(&g->kept.lists, out);
         return 0;
     }
-    if (knn_exact(points, metric, group, out, poll, &request, message))
+    if (gpu.device ? cuda_knn(points, metric, group, out, poll, &gpu, message)
+                   : knn_exact(points, metric, group, out, poll, &cpu, message))
         return -1;
     if (whole)
         keep_lists(g, out);
@@ -192,6 +247,7 @@ void job_dimension(struct engine *e, const union tlaw_any_message *request)
     g.pool = pool_create((int) request->points.threads);
     if (!g.pool)
         engine_fail(e, "memory", "%lld threads cannot be had", (long long) request->points.threads);
+    choose_device(&g, &request->points);
     read_points(&g, &request->points);
     while ((type = engine_receive(e, &next)) == TLAW_MEASURE)
         answer(&g, &next.measure);

@@ -64,7 +64,9 @@
 /* Points in TLAW_FD_SPOOL: rows of width elements of element_size bytes, then an int32 cluster each when clustered. */
 #define TLAW_POINTS_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
     I64(points) I64(width) I64(element_size) /* 4: float, 8: double */                                       \
-    I64(clustered) I64(threads)              /* MEASUREs follow, each answered by a DIMENSION; then END */
+    I64(clustered) I64(threads)                                                                              \
+    I64(memory_limit) /* bytes of data where it is computed on the CPU; 0: none */                           \
+    STR(device) /* "auto", "cpu", "cuda", "cuda:N"; MEASUREs follow, each answered by a DIMENSION; then END */
 /* A struct tlaw_question (kernels/stats/dimension.h); k 0: the usual; sample 0: all. */
 #define TLAW_MEASURE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                  \
     STR(estimator) I64(k) STR(metric) I64(exclude_cluster) I64(seed) STR(control) I64(known_dimension) I64(sample)

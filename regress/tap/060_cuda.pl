@@ -50,4 +50,16 @@ for my $precision (qw(float32 bf16)) {
     my $again = train(qq{device => 'cuda:0', "precision" => '$precision', again => true});
     is(column($again, 'test_loss'), $mine, 'again: the same bits');
 }
+# Neighbours: enough coordinates that an engine finds them.
+$server->sql(q{CREATE TABLE p AS SELECT array_agg(sin(i * 0.021 * (1 + j % 9))::real ORDER BY j) AS x
+    FROM generate_series(1, 300) i, generate_series(1, 11264) j GROUP BY i});
+sub dimension {
+    my ($device) = @_;
+    return $server->sql([ "SET tlaw.device = '$device'", 'SET client_min_messages = warning', q{SELECT d FROM tlaw_dimension('p', 'x', k => 7) d} ]);
+}
+my $expected = dimension('cpu');
+like($expected, qr/^\(,1\.\d+,/, "a dimension: $expected");
+is(dimension('cuda'), $expected, 'the same, from neighbours found on the GPU');
+like(dimension('cuda:7'), qr/"cuda:7" is not available: this machine has cuda:0/, 'no such GPU');
+
 done_testing;
