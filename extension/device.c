@@ -177,6 +177,24 @@ static void refuse_precision(const char *precision, const char *device, const ch
 
 /* ---- the choice ---- */
 
+/* That "auto" came to mean the CPU, once a session. */
+static void say_no_gpu(void)
+{
+    static bool said;
+    const char *reason = "";
+    int i;
+
+    if (said)
+        return;
+    said = true;
+    for (i = 0; i < device_count; i++) {
+        if (device_matches(&devices[i], "cuda"))
+            reason = devices[i].unusable;
+    }
+    ereport(NOTICE, (errmsg("no GPU can be used here: device \"auto\" is the CPU"), errdetail("%s.", reason),
+                     errhint("Set tlaw.device to cpu, and this is not said.")));
+}
+
 void device_resolve(struct tlaw_spec *spec)
 {
     const char *wanted = spec->device[0] ? spec->device : tlaw_device;
@@ -185,8 +203,11 @@ void device_resolve(struct tlaw_spec *spec)
     const struct tlaw_device_message *device;
 
     probe_devices();
-    if (strcmp(wanted, "auto") == 0)
+    if (strcmp(wanted, "auto") == 0) {
         wanted = find_device("cuda", NULL, NULL) ? "cuda" : "cpu";
+        if (is_cpu(wanted))
+            say_no_gpu();
+    }
     if (find_device(wanted, NULL, NULL) == NULL)
         refuse_device(wanted);
     if (find_device(wanted, isa, NULL) == NULL)

@@ -155,7 +155,8 @@ static struct tlaw_estimated_message ask_engine(const struct tlaw_spec *spec, in
 {
     struct tlaw_estimate_message request;
     struct tlaw_estimated_message answer;
-    struct engine *engine = engine_start(-1, -1, (int64) tlaw_max_run_memory << 20);
+    bool on_cpu = strcmp(spec->device, "cpu") == 0; /* a driver maps more than it uses */
+    struct engine *engine = engine_start(-1, -1, on_cpu ? (int64) tlaw_max_run_memory << 20 : 0);
 
     memset(&request, 0, sizeof(request));
     request.spec = *spec;

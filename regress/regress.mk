@@ -25,7 +25,7 @@ build/regress/test_gradients: regress/kernels/test_gradients.c build/double/libk
 # The CUDA backend compiled for the host, beside the test that finds it there; without a C++ compiler: skipped.
 SHIM_OBJS = $(patsubst %,build/regress/cuda_shim/%.o,$(notdir $(CUDA_SRCS) $(wildcard regress/cuda_shim/*.cpp)))
 SHIM_FLAGS = -std=c++20 -O2 -g -fno-strict-aliasing -Wall -Wextra -Wno-sign-compare -Wno-unknown-pragmas -fPIC \
-             -fvisibility=hidden -MMD -MP -Iregress/cuda_shim -DCHUNK_BYTES=1048576 -DTILE=128 -DROOM_LEAST=256
+             -fvisibility=hidden -MMD -MP -Iregress/cuda_shim -DCHUNK_BYTES=1048576 -DKNN_TILE=128 -DKNN_ROOM=256
 vpath %.cu kernels/backend/cuda
 vpath %.cpp regress/cuda_shim
 build/regress/cuda_shim/%.o: %

@@ -129,6 +129,8 @@ const struct backend *backend_find(const char *device, const char *isa, const ch
  */
 #define BACKEND_GPUS_MOST 16
 int backend_gpus(struct backend_device list[BACKEND_GPUS_MOST], char *message, size_t message_size);
+/* Bytes free on the GPU "cuda:N", which is usable, counting what its open device holds as used. */
+int64_t backend_gpu_memory(const char *device);
 /* The best instruction set that this machine runs: what isa = "" resolves to on the CPU. */
 const char *backend_cpu_isa(void);
 /* The fastest precision of that instruction set: bf16 where the chip multiplies in it, else float32. */

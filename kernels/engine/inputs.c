@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,51 +84,101 @@ void engine_open_device(struct engine *e, const struct tlaw_spec *spec, int64_t 
         engine_fail_call(e, "internal", message);
 }
 
-enum { K = 512, N = 512, MOST_ROWS = 4096 }; /* of the product: K and N are those of a large layer */
+/* The product that is measured: [rows, width] by [width, width]. */
+enum { FIRST_ROWS = 32, MOST_ROWS = 4096, WIDTH = 512, MOST_WIDTH = 8192 };
 
 struct measurement {
     struct engine *e;
     double seconds, best;
+    int rows, width;
+    double taken; /* by the last call */
     act *x;
     real *w, *y;
 };
+
+/* Random bits that are numbers between -1 and 1 as floats and as pairs of bf16: zeros would be quicker. */
+static void fill(struct measurement *m, void *array, size_t bytes)
+{
+    const struct backend *b = m->e->backend;
+    uint32_t block[16384], x = 1;
+
+    for (size_t i = 0; i < sizeof block / sizeof *block; i++) {
+        x = x * 1664525u + 1013904223u;
+        block[i] = (x & 0x807f807f) | 0x3f003f00;
+    }
+    for (size_t at = 0; at < bytes; at += sizeof block)
+        b->upload(m->e->device, (char *) array + at, block,
+                  bytes - at < sizeof block ? bytes - at : sizeof block);
+}
+
+static void multiply(struct measurement *m)
+{
+    const struct backend *b = m->e->backend;
+    real first;
+
+    b->linear_forward(m->e->device, NULL, m->y, NULL, m->x, m->w, NULL, m->rows, m->width, m->width);
+    b->download(m->e->device, &first, m->y, sizeof first); /* waits for the device */
+}
 
 /* Rows grow until a call is long enough to measure. */
 static void measure_product(void *arg)
 {
     struct measurement *m = arg;
-    const struct backend *b = m->e->backend;
-    double start = engine_now(), taken = 0;
-    real first;
+    double start;
 
-    for (int rows = 32; engine_now() - start + taken < m->seconds; engine_poll(m->e)) {
-        double begin = engine_now();
+    multiply(m); /* loads and chooses kernels */
+    for (start = engine_now(), m->taken = 0; engine_now() - start + m->taken < m->seconds;
+         engine_poll(m->e)) {
+        double begin = engine_now(), flops = 2.0 * m->rows * m->width * m->width;
 
-        b->linear_forward(m->e->device, NULL, m->y, NULL, m->x, m->w, NULL, rows, K, N);
-        b->download(m->e->device, &first, m->y, sizeof first); /* waits for the device */
-        taken = engine_now() - begin;
-        if (2.0 * rows * K * N / taken > m->best)
-            m->best = 2.0 * rows * K * N / taken;
-        if (rows < MOST_ROWS && 2 * taken < (m->seconds - (engine_now() - start)) / 2)
-            rows *= 2;
+        multiply(m);
+        m->taken = engine_now() - begin;
+        if (flops / m->taken > m->best)
+            m->best = flops / m->taken;
+        if (m->rows < MOST_ROWS && 2 * m->taken < (m->seconds - (engine_now() - start)) / 2)
+            m->rows *= 2;
     }
 }
 
-/* The measurement with its arrays; -1 when it ended one of many runs. */
+/* The measurement with its arrays, if there is memory for them; -1 when it ended one of many runs. */
 static int measure(struct measurement *m)
 {
     const struct backend *b = m->e->backend;
     struct device *device = m->e->device;
+    size_t elements = (size_t) MOST_ROWS * (size_t) m->width, weights = (size_t) m->width * (size_t) m->width;
     void *arrays[3];
-    int result;
+    int result = 0;
 
-    arrays[0] = m->x = b->alloc(device, (size_t) MOST_ROWS * K * b->act_size);
-    arrays[1] = m->w = b->alloc(device, sizeof(real) * K * N);
-    arrays[2] = m->y = b->alloc(device, sizeof(real) * MOST_ROWS * N);
-    result = m->x && m->w && m->y ? engine_attempt(m->e, measure_product, m) : 0;
+    arrays[0] = m->x = b->alloc(device, elements * b->act_size);
+    arrays[1] = m->w = b->alloc(device, weights * sizeof(real));
+    arrays[2] = m->y = b->alloc(device, elements * sizeof(real));
+    if (m->x && m->w && m->y) {
+        fill(m, m->x, elements * b->act_size);
+        fill(m, m->w, weights * sizeof(real));
+        result = engine_attempt(m->e, measure_product, m);
+    } else {
+        m->taken = INFINITY;
+    }
     for (int i = 0; i < 3; i++)
         if (arrays[i])
             b->free(device, arrays[i]);
+    return result;
+}
+
+/* A processor is measured on a product as wide as its layers; a GPU, where that takes no time, on wider ones.
+ */
+static int measure_device(struct measurement *m)
+{
+    int result;
+
+    m->rows = FIRST_ROWS;
+    m->width = WIDTH;
+    result = measure(m);
+    while (!result && strcmp(m->e->backend->name, "cuda") == 0 && m->rows == MOST_ROWS &&
+           m->width < MOST_WIDTH && 4 * m->taken < m->seconds / 4) {
+        m->width *= 2;
+        result = measure(m);
+    }
     return result;
 }
 
@@ -143,7 +194,7 @@ double engine_matrix_flops(struct engine *e, double seconds)
 
     pthread_mutex_lock(&one_at_a_time);
     if (!e->serves || measured[which].backend != e->backend) {
-        result = measure(&m);
+        result = measure_device(&m);
         if (m.best > 0)
             measured[which].backend = e->backend, measured[which].flops = m.best;
     } else {

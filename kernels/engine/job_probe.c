@@ -10,8 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PROBE_SECONDS  0.05 /* for each backend */
-#define SAMPLE_SECONDS 0.25 /* spent timing one model of ESTIMATE */
+#define LEAST_MEMORY   ((int64_t) 256 << 20) /* free, to measure a GPU */
+#define PROBE_SECONDS  0.05                  /* for each backend */
+#define SAMPLE_SECONDS 0.25                  /* spent timing one model of ESTIMATE */
 #define LONGEST_STEP   0.08 /* predicted seconds above which ESTIMATE takes a smaller model */
 
 /* ---- PROBE ---- */
@@ -59,8 +60,28 @@ static int64_t usable_memory(void)
     return memory;
 }
 
+/* The speed of a GPU; what keeps it from being measured makes it unusable. */
+static void measure_gpu(struct engine *e, struct tlaw_device_message *device)
+{
+    int64_t left;
+
+    e->backend =
+        backend_find(device->device, "", device->precision, device->unusable, sizeof device->unusable);
+    e->device = e->backend ? e->backend->open(1, device->unusable, sizeof device->unusable) : NULL;
+    if (!e->device)
+        return;
+    left = backend_gpu_memory(device->device);
+    if (left < LEAST_MEMORY)
+        snprintf(device->unusable, sizeof device->unusable, "%lld of its %lld MB of memory are free",
+                 (long long) left >> 20, (long long) device->memory >> 20);
+    else
+        device->gflops = engine_matrix_flops(e, PROBE_SECONDS) / 1e9;
+    e->backend->close(e->device);
+    e->device = NULL;
+}
+
 /* Every GPU, or one named "cuda" that says why there is none. */
-static void probe_gpus(struct engine *e)
+static void probe_gpus(struct engine *e, bool measure)
 {
     struct backend_device gpus[BACKEND_GPUS_MOST];
     struct tlaw_device_message none = {.device = "cuda", .name = "no GPU"};
@@ -74,6 +95,8 @@ static void probe_gpus(struct engine *e)
         snprintf(device.precision, sizeof device.precision, "bf16");
         snprintf(device.name, sizeof device.name, "%.500s", gpus[i].name);
         snprintf(device.unusable, sizeof device.unusable, "%s", gpus[i].unusable);
+        if (measure && !device.unusable[0])
+            measure_gpu(e, &device);
         engine_send(e, TLAW_DEVICE, &device);
     }
     if (!count)
@@ -105,7 +128,7 @@ void job_probe(struct engine *e, const union tlaw_any_message *request)
         }
         engine_send(e, TLAW_DEVICE, &device);
     }
-    probe_gpus(e);
+    probe_gpus(e, measure);
 }
 
 /* ---- ESTIMATE ---- */

@@ -66,7 +66,7 @@ sub new {
     open my $conf, '>>', "$self->{data}/postgresql.conf" or die $!;
     print $conf "$_\n" for "listen_addresses = ''", "unix_socket_directories = '$dir'", 'fsync = off',
         "extension_destdir = '$ENV{TLAW_STAGE}'", "dynamic_library_path = '$ENV{TLAW_STAGE}$library:\$libdir'",
-        'max_prepared_transactions = 4', @settings;
+        'max_prepared_transactions = 4', 'tlaw.device = cpu', @settings;
     close $conf;
     push @running, $self;
     return $self->start;

@@ -64,6 +64,14 @@ int backend_gpus(struct backend_device list[BACKEND_GPUS_MOST], char *message, s
     return count;
 }
 
+int64_t backend_gpu_memory(const char *device)
+{
+    char why[512];
+    const struct cuda_library *library = cuda_library(why, sizeof why);
+
+    return library ? library->free_memory(atoi(device + strlen("cuda:"))) : 0;
+}
+
 const struct backend *cuda_find(const char *device, const char *isa, const char *precision, char *message,
                                 size_t message_size)
 {

@@ -85,6 +85,15 @@ static void describe(int ordinal, struct backend_device *out)
                  properties.major, properties.minor);
 }
 
+static int64_t free_memory(int ordinal)
+{
+    size_t left = 0, all = 0;
+
+    check(cudaSetDevice(ordinal), "choosing a device");
+    check(cudaMemGetInfo(&left, &all), "asking for free memory");
+    return (int64_t) left;
+}
+
 /* ---- life ---- */
 
 static void close_device(struct device *device)
@@ -230,4 +239,4 @@ static const struct backend *find(int ordinal, const char *precision, void (*rep
     return table_of(ordinal, exact, std::make_integer_sequence<int, BACKEND_GPUS_MOST>());
 }
 
-const struct cuda_library tlaw_cuda = {CUDA_LIBRARY_SIZE, count, describe, find, knn_neighbours};
+const struct cuda_library tlaw_cuda = {CUDA_LIBRARY_SIZE, count, describe, free_memory, find, knn_neighbours};

@@ -16,11 +16,11 @@
 #include <unistd.h>
 #include <vector>
 
-#ifndef TILE
-#define TILE 8192 /* rows, and columns, of a tile at most */
+#ifndef KNN_TILE
+#define KNN_TILE 8192 /* rows, and columns, of a tile at most */
 #endif
-#ifndef ROOM_LEAST
-#define ROOM_LEAST 512 /* candidates of a row; twice what one stride of knn_select can add is enough */
+#ifndef KNN_ROOM
+#define KNN_ROOM 512 /* candidates of a row; twice what one stride of knn_select can add is enough */
 #endif
 #define ROOM_EACH    8 /* a neighbour */
 #define LIST_BYTES   ((size_t) 512 << 20)
@@ -124,11 +124,11 @@ static int tile_of(int64_t n, int most)
 
 static void choose_tiles(struct search *s, int k)
 {
-    int rows = TILE, columns = TILE;
+    int rows = KNN_TILE, columns = KNN_TILE;
     size_t candidate = sizeof(struct knn_candidate) + sizeof(double) + sizeof(int32_t);
 
     s->rows.k = k;
-    s->rows.room = ROOM_LEAST;
+    s->rows.room = KNN_ROOM;
     while (s->rows.room < ROOM_EACH * k)
         s->rows.room *= 2;
     while (rows > ALIGNED && rows * (s->rows.room * candidate) > LIST_BYTES)

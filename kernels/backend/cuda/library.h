@@ -13,6 +13,7 @@ struct cuda_library {
     /* How many devices the driver shows, at most BACKEND_GPUS_MOST; 0 and why when it shows none. */
     int (*count)(char *message, size_t message_size);
     void (*describe)(int ordinal, struct backend_device *out);
+    int64_t (*free_memory)(int ordinal); /* bytes */
     /* NULL when there is no such precision.  no_memory: backend_no_memory, for all tables from here on. */
     const struct backend *(*find)(int ordinal, const char *precision, void (*no_memory)(const char *message));
     /*
