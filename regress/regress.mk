@@ -22,6 +22,15 @@ build/regress/test_gradients: regress/kernels/test_gradients.c build/double/libk
 	@mkdir -p $(@D)
 	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -DTLAW_DOUBLE -o $@ $^ -lm
 
+# The AMX backend on a model of the tiles in C (regress/amx_model), its memory fenced by the test.
+ifneq ($(filter amx,$(ISAS)),)
+ISA_SRCS_amx_model = $(ISA_SRCS_amx)
+ISA_FLAGS_amx_model = $(ISA_FLAGS_avx512_bf16) -DAMX -Iregress/amx_model
+$(eval $(call isa_rule,amx_model))
+build/regress/test_amx: $(call isa_objs,amx_model)
+build/regress/test_amx: private KERNEL_LIBS := $(call isa_objs,amx_model) build/libkernels.a -Wl,--wrap=posix_memalign,--wrap=free $(KERNEL_LIBS)
+endif
+
 # The CUDA backend compiled for the host, beside the test that finds it there; without a C++ compiler: skipped.
 SHIM_OBJS = $(patsubst %,build/regress/cuda_shim/%.o,$(notdir $(CUDA_SRCS) $(wildcard regress/cuda_shim/*.cpp)))
 SHIM_FLAGS = -std=c++20 -O2 -g -fno-strict-aliasing -Wall -Wextra -Wno-sign-compare -Wno-unknown-pragmas -fPIC \

@@ -19,12 +19,12 @@ void (*backend_no_memory)(const char *message) = say_and_exit;
 
 int backend_list(const struct backend *list[BACKEND_MOST])
 {
-    static const char *const isas[] = {"portable", "avx2", "avx512"}, *const precisions[] = {"float32",
-                                                                                             "bf16"};
+    static const char *const isas[] = {"portable", "avx2", "avx512", "amx"};
+    static const char *const precisions[] = {"float32", "bf16"};
     int count = 0;
 
     list[count++] = &reference_backend;
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 8; i++)
         if ((list[count] = cpu_backend(isas[i / 2], precisions[i % 2])))
             count++;
     return count;
@@ -44,7 +44,7 @@ const struct backend *backend_find(const char *device, const char *isa, const ch
         return NULL;
     }
     if (!isa[0])
-        isa = backend_cpu_isa();
+        isa = backend_cpu_isa(precision);
     for (int i = 0; i < count; i++) {
         size_t used = strlen(accepted);
 
@@ -59,12 +59,7 @@ const struct backend *backend_find(const char *device, const char *isa, const ch
     return NULL;
 }
 
-const char *backend_cpu_isa(void)
+const char *backend_cpu_isa(const char *precision)
 {
-    return cpu_best_isa();
-}
-
-const char *backend_cpu_precision(void)
-{
-    return cpu_backend(cpu_best_isa(), "bf16") ? "bf16" : "float32";
+    return cpu_best_isa(precision);
 }

@@ -28,7 +28,7 @@ struct backend;
 struct device; /* an opened backend: its threads, scratch, streams */
 
 struct backend {
-    const char *name;      /* "reference", "avx512", "avx2", "portable", "cuda" */
+    const char *name;      /* "reference", "portable", "avx2", "avx512", "amx", "cuda" */
     const char *precision; /* "float32" or "bf16" */
     size_t act_size;       /* bytes of one act element */
 
@@ -114,7 +114,7 @@ struct backend_device {
 };
 
 #define BACKEND_MOST 16
-/* Every backend that this machine's CPU runs, the reference first; returns how many. */
+/* Every backend that this machine's CPU runs, the reference first, the best last; returns how many. */
 int backend_list(const struct backend *list[BACKEND_MOST]);
 /*
  * The backend for a specification's device, isa and precision; NULL and a message when this machine has none.
@@ -131,10 +131,8 @@ const struct backend *backend_find(const char *device, const char *isa, const ch
 int backend_gpus(struct backend_device list[BACKEND_GPUS_MOST], char *message, size_t message_size);
 /* Bytes free on the GPU "cuda:N", which is usable, counting what its open device holds as used. */
 int64_t backend_gpu_memory(const char *device);
-/* The best instruction set that this machine runs: what isa = "" resolves to on the CPU. */
-const char *backend_cpu_isa(void);
-/* The fastest precision of that instruction set: bf16 where the chip multiplies in it, else float32. */
-const char *backend_cpu_precision(void);
+/* The best instruction set that this machine runs in that precision: what isa "" is on the CPU; "": none. */
+const char *backend_cpu_isa(const char *precision);
 /*
  * Where an operation goes that finds no memory for its scratch; does not return.  Says so on stderr and exits
  * 1 unless the program sets another; may be called on any of the device's threads.

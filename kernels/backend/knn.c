@@ -820,10 +820,10 @@ const struct knn_kernel *knn_find_kernel(const char *isa)
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (!strcmp(isa, "avx512"))
-        return !strcmp(cpu_best_isa(), "avx512") && __builtin_cpu_supports("avx512vnni") ? &knn_kernel_avx512
-                                                                                         : NULL;
+        return cpu_backend("avx512", "float32") && __builtin_cpu_supports("avx512vnni") ? &knn_kernel_avx512
+                                                                                        : NULL;
     if (!strcmp(isa, "avx2"))
-        return strcmp(cpu_best_isa(), "portable") ? &knn_kernel_avx2 : NULL;
+        return cpu_backend("avx2", "float32") ? &knn_kernel_avx2 : NULL;
 #endif
     return !strcmp(isa, "portable") ? &knn_kernel_portable : NULL;
 }

@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 static const struct job {
@@ -34,17 +33,6 @@ static void volunteer_for_oom_killer(void)
             fprintf(stderr, "tlaw_engine: oom_score_adj could not be raised\n");
         close(fd);
     }
-}
-
-/* Tile registers must be asked for, once a process and before threads start; exec dropped what was granted.
- */
-static void request_amx(void)
-{
-#ifdef __x86_64__
-    enum { arch_req_xcomp_perm = 0x1023, xfeature_xtiledata = 18 };
-
-    syscall(SYS_arch_prctl, arch_req_xcomp_perm, xfeature_xtiledata);
-#endif
 }
 
 static void run_job(struct engine *e)
@@ -74,7 +62,6 @@ int main(void)
     prctl(PR_SET_PDEATHSIG, SIGTERM); /* again: a parent may have left it out */
     engine_watch_parent(&e);
     volunteer_for_oom_killer();
-    request_amx();
     run_job(&e);
     engine_free(&e);
     return 0;

@@ -153,7 +153,7 @@ int main(int argc, char **argv)
         set_field(&spec, argv[i]);
     spec.vocab_size = corpus.header->vocab_size;
     if (!spec.isa[0])
-        snprintf(spec.isa, sizeof spec.isa, "%s", backend_cpu_isa());
+        snprintf(spec.isa, sizeof spec.isa, "%s", backend_cpu_isa(spec.precision));
     if (tlaw_spec_resolve(&spec, corpus.header->tokens[PART_TRAIN], corpus.header->tokens[PART_VALIDATION],
                           message, sizeof message))
         fail(message);

@@ -94,7 +94,7 @@ static bool signals_stay_out(void)
 static bool set_threads_keeps_bits(void)
 {
     enum { ROWS = 300, K = 70, N = 130 };
-    const struct backend *backend = cpu_backend(cpu_best_isa(), "float32");
+    const struct backend *backend = cpu_backend(cpu_best_isa("float32"), "float32");
     char message[256];
     struct device *device = backend->open(1, message, sizeof message);
     float *x = backend->alloc(device, ROWS * K * sizeof *x),

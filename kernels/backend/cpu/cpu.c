@@ -12,14 +12,50 @@
 
 extern const struct backend cpu_backend_portable;
 #if defined(__x86_64__)
-extern const struct backend cpu_backend_avx2, cpu_backend_avx512, cpu_backend_avx512_bf16;
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+extern const struct backend cpu_backend_avx2, cpu_backend_avx512, cpu_backend_avx512_bf16, cpu_backend_amx;
+
+/* CPUID: the tile registers, bf16 products, and the one shape of tiles that there is so far. */
+static bool chip_has_amx(void)
+{
+    unsigned a, b, c, d;
+
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 24) || !(d & 1u << 22))
+        return false;
+    return __get_cpuid_count(0x1d, 1, &a, &b, &c, &d) && b >> 16 >= 8 && (b & 0xffff) == 64 &&
+           (c & 0xffff) == 16;
+}
+
+/*
+ * Whether this process may use tile registers.  The system must save them (XCR0), and must be asked, once a
+ * process and before threads start: a sandbox or an old kernel refuses, and then there is no AMX.
+ */
+static bool system_grants_amx(void)
+{
+    enum { req_xcomp_perm = 0x1023, get_xcomp_perm = 0x1022, tile_config = 17, tile_data = 18 };
+    const uint64_t tiles = UINT64_C(1) << tile_config | UINT64_C(1) << tile_data;
+    uint64_t granted = 0;
+    unsigned a, b, c, d;
+
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return false;
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return (a & tiles) == tiles && syscall(SYS_arch_prctl, req_xcomp_perm, tile_data) == 0 &&
+           syscall(SYS_arch_prctl, get_xcomp_perm, &granted) == 0 && (granted & tiles) == tiles;
+}
 #endif
 
 /* The backends that this machine runs, from the least to the best in each precision; NULL ends them. */
 static const struct backend *const *backends(void)
 {
-    static const struct backend *list[5];
+    static const struct backend *list[6];
     int count = 0;
+
+    if (list[0])
+        return list;
 
     list[count++] = &cpu_backend_portable;
 #if defined(__x86_64__)
@@ -29,19 +65,23 @@ static const struct backend *const *backends(void)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
         list[count++] = &cpu_backend_avx512;
-        if (__builtin_cpu_supports("avx512bf16"))
+        if (__builtin_cpu_supports("avx512bf16")) {
             list[count++] = &cpu_backend_avx512_bf16;
+            if (chip_has_amx() && system_grants_amx())
+                list[count++] = &cpu_backend_amx;
+        }
     }
 #endif
     return list;
 }
 
-const char *cpu_best_isa(void)
+const char *cpu_best_isa(const char *precision)
 {
-    const char *best = NULL;
+    const char *best = "";
 
     for (const struct backend *const *b = backends(); *b; b++)
-        best = (*b)->name;
+        if (strcmp((*b)->precision, precision) == 0)
+            best = (*b)->name;
     return best;
 }
 

@@ -2,19 +2,23 @@
  * The fast CPU backend, seen from inside: the opened device (thread pool, scratch) and the choice of an
  * instruction set.
  *
- * The operations are in isa_*.c, compiled once an instruction set (portable, avx2, avx512); isa.h is what
- * these share.  Invariants: an operation is cut into units by its shape, each unit writes its own outputs and
- * adds up in an order that only the shape decides, so the bits do not depend on the number of threads.
+ * The operations are in isa_*.c, compiled once an instruction set (portable, avx2, avx512, amx); isa.h is
+ * what these share.  Invariants: an operation is cut into units by its shape, each unit writes its own
+ * outputs and adds up in an order that only the shape decides, so the bits do not depend on the number of
+ * threads.
  */
 #ifndef TLAW_CPU_H
 #define TLAW_CPU_H
 
 #include "../backend.h"
 
-/* NULL when this machine or this build has not got it.  isa: "portable", "avx2", "avx512". */
+/*
+ * NULL when this machine or this build has not got it.  isa: "portable", "avx2", "avx512", "amx".  The first
+ * call asks the system for the tile registers of AMX, so it comes before threads start.
+ */
 const struct backend *cpu_backend(const char *isa, const char *precision);
-/* The best instruction set that this machine runs. */
-const char *cpu_best_isa(void);
+/* The best instruction set that this machine runs in that precision; "": none. */
+const char *cpu_best_isa(const char *precision);
 
 /* ---- threads.c: a pool that runs the units of one job at a time ---- */
 struct pool;

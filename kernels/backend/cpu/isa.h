@@ -24,10 +24,14 @@
 /* VW: floats in a vector.  MR x 2 VW: tile of a product; AR x 2 VW: tile of attention, where AR divides VW.
  */
 #if defined(__AVX512F__)
-#define VW         16
+#define VW 16
+#ifdef AMX
+#define ISA_FAMILY "amx"
+#else
 #define ISA_FAMILY "avx512"
-#define MR         14
-#define AR         8
+#endif
+#define MR 14
+#define AR 8
 #elif defined(__AVX2__)
 #define VW         8
 #define ISA_FAMILY "avx2"
