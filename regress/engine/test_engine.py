@@ -215,8 +215,9 @@ def test_memory(tokens):
     """Too little memory, wherever it is met, is an ERROR; the engine needs no more than it says."""
     with Engine() as engine:
         engine.send("PROBE", measure=0)
-        isa = next(got for _, got in engine.messages())["isa"]
-    big = spec(isa=isa, d_model=128, n_layer=4, context_length=32, batch_size=8, micro_batch=8, steps=4)
+        best = next(got for _, got in engine.messages())
+    big = spec(d_model=128, n_layer=4, context_length=32, batch_size=8, micro_batch=8, steps=4)
+    big.update(isa=best["isa"], precision=best["precision"])
     with Engine() as engine:
         engine.send("ESTIMATE", spec=big, threads=2)
         needed = next(got for _, got in engine.messages())["memory"]
@@ -452,7 +453,8 @@ def test_machine(run):
     ok(len(set(names)) == len(names) and names[-2:] == [("portable", "float32"), ("reference", "float32")],
        "probe: every backend, the best first: " + ", ".join(" ".join(one) for one in names))  # fmt: skip
     for values, what in ((spec(), "small"), (spec(n_layer=12, d_model=256, context_length=128), "large")):
-        values["isa"] = device["isa"] if what == "large" else "reference"
+        if what == "large":
+            values.update(isa=device["isa"], precision=device["precision"])
         begin = time.monotonic()
         with Engine() as engine:
             engine.send("ESTIMATE", spec=values, threads=1)
