@@ -75,26 +75,33 @@ build/regress/bench/%: regress/bench/%.c build/libkernels.a
 bench: build/regress/bench/step
 	@python3 regress/bench/bench.py $< $(BENCH_ARGS)
 
-.PHONY: gpu-build gpu-test gpu-bench
-# What a machine with a GPU runs; it may have neither PostgreSQL nor a network nor a compiler: build here, carry build/gpu
-# and regress/ there, and run regress/gpu/test.sh.
-GPU_PROGRAMS = $(addprefix build/gpu/,test_cuda check_run step)
-build/gpu/libgpu.a: $(filter build/kernels/backend/% build/kernels/model/%,$(KERNEL_OBJS)) build/kernels/engine/spec.o
-	@mkdir -p $(@D)
-	rm -f $@; $(AR) rcs $@ $^
-build/gpu/tlaw_cuda.so: tlaw_cuda.so
-	@mkdir -p $(@D)
-	cp $< $@
+# make gpu-build [GPU_POSTGRES=archive]: build/gpu, which can be carried to a machine with a GPU that has neither compiler
+# nor PostgreSQL nor network; see regress/gpu/test.sh and bench.py there, which `make gpu-test [GPU_ARGS="-t 500 runs"]` and
+# `make gpu-bench` call.  make gpu-test-host: the same test with the backend that is compiled for the host.
+GPU_PROGRAMS = $(addprefix build/gpu_programs/,tlaw_engine test_cuda test_cuda_knn check_run step search)
+GPU_LIBS = -Wl,-Bstatic -lpcre2-8 -lcrypto -Wl,-Bdynamic -lpthread -lm -ldl
 vpath %.c regress/kernels regress/gpu regress/bench
-$(GPU_PROGRAMS): build/gpu/%: %.c build/gpu/libgpu.a
-	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -DNO_CUDA_HERE=0 -Iregress/kernels -o $@ $< build/gpu/libgpu.a -lpthread -lm -ldl
-gpu-build: $(GPU_PROGRAMS) $(CUDA_LIBRARY:%=build/gpu/%)
-
-# make gpu-test: the CUDA backend on this machine's GPU.  make gpu-bench: its training tokens/s against PyTorch.
+build/gpu_programs/tlaw_engine: build/kernels/engine/main.o build/libkernels.a
+	@mkdir -p $(@D)
+	$(CC) $(KERNEL_CFLAGS) -o $@ $^ $(GPU_LIBS)
+build/gpu_programs/%: %.c build/libkernels.a
+	@mkdir -p $(@D)
+	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -DNO_CUDA_HERE=0 -Iregress/kernels -o $@ $< build/libkernels.a $(GPU_LIBS)
+ifneq ($(NVCC),)
+gpu-build: all $(GPU_PROGRAMS)
+	+@regress/gpu/pack.sh build/gpu build/gpu_programs tlaw_cuda.so $(GPU_POSTGRES)
+else
+gpu-build:
+	@echo "gpu-build needs nvcc: give NVCC=the path of one" >&2; false
+endif
 gpu-test: gpu-build
-	@regress/gpu/test.sh build/gpu
+	@regress/gpu/test.sh build/gpu $(GPU_ARGS)
 gpu-bench: gpu-build
-	@python3 regress/bench/bench.py build/gpu/step cuda $(BENCH_ARGS)
+	@python3 regress/gpu/bench.py build/gpu $(BENCH_ARGS)
+gpu-test-host: all $(GPU_PROGRAMS) build/regress/tlaw_cuda.so
+	+@regress/gpu/pack.sh build/gpu_host build/gpu_programs build/regress/tlaw_cuda.so $(GPU_POSTGRES)
+	@regress/gpu/test.sh build/gpu_host $(GPU_ARGS)
+.PHONY: gpu-build gpu-test gpu-bench gpu-test-host
 
 # make bench-knn: exact neighbours against FAISS and scikit-learn, where TLAW_PYTHON (or python3) has them.
 # make bench-dimension: coverage of the intervals; build/regress/bench/dimension_calibration: behind the default estimator.

@@ -1,8 +1,8 @@
 """The same GPT-2 training step in PyTorch, for bench.py: reads seconds, prints tokens/s, until end of file.
 
-    torch_step.py float32|bf16 eager|compile THREADS L D_MODEL HEADS T B V
+    torch_step.py float32|bf16 eager|compile|graphs THREADS L D_MODEL HEADS T B V
 
-THREADS is a number, or "cuda" for the first GPU.
+THREADS is a number, or "cuda" for the first GPU.  graphs: compiled for little overhead, with CUDA graphs.
 """
 import os
 import sys
@@ -63,7 +63,8 @@ class GPT2(torch.nn.Module):
 MASK = torch.ones(T, T, dtype=torch.bool).tril()
 POSITIONS = torch.arange(T)
 model = GPT2()
-loss_of = torch.compile(model) if mode == "compile" else model
+loss_of = {"eager": lambda: model, "compile": lambda: torch.compile(model),
+           "graphs": lambda: torch.compile(model, mode="reduce-overhead")}[mode]()
 try:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
 except (TypeError, RuntimeError):  # before 2.4 the CPU has the foreach form only

@@ -1,6 +1,7 @@
 /*
  * What only a device can show, in TAP: a 10 M-parameter run against the same run on the CPU in float32, its
- * bits twice, and 100 starts and stops.  The first GPU; made by `make gpu-build`, needs no PostgreSQL.
+ * bits twice, and 100 starts and stops.  The first GPU; made by `make gpu-build`, needs no PostgreSQL.  With
+ * the argument "devices": only the list of the devices.
  */
 #include "../../kernels/model/model.h"
 #include "../../kernels/model/rng.h"
@@ -150,12 +151,30 @@ static void check_memory(const char *isa)
        after);
 }
 
-int main(void)
+static int list_devices(void)
 {
     struct backend_device devices[BACKEND_GPUS_MOST];
     char message[512] = "";
     int count = backend_gpus(devices, message, sizeof message);
 
+    for (int i = 0; i < count; i++)
+        printf("%s %s, %s, %d multiprocessors, %lld MiB: %s%s\n", devices[i].device, devices[i].name,
+               devices[i].isa, devices[i].cores, (long long) devices[i].memory >> 20, devices[i].unusable,
+               devices[i].unusable[0] ? "" : "usable");
+    if (!count)
+        printf("no device: %s\n", message);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct backend_device devices[BACKEND_GPUS_MOST];
+    char message[512] = "";
+    int count;
+
+    if (argc == 2 && !strcmp(argv[1], "devices"))
+        return list_devices();
+    count = backend_gpus(devices, message, sizeof message);
     if (ok(count > 0 && !devices[0].unusable[0], "there is a GPU: %s%s", count ? devices[0].name : message,
            count ? devices[0].unusable : "")) {
         check_curves(devices[0].isa);

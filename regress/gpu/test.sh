@@ -1,28 +1,99 @@
 #!/bin/bash
-# usage: regress/gpu/test.sh [FOLDER]    (default build/gpu, filled by `make gpu-build`; no compiler is needed then)
-# Checks the CUDA backend on this machine's first GPU: every operation against the reference, whole runs against the
-# CPU, bits, memory; then the operations again under compute-sanitizer, where there is one.  Skipped without a GPU.
+# Checks the CUDA backend on this machine's first GPU, in stages; each has a time limit, goes on after a failure and ends
+# in one line; the table of these lines comes last.
+#
+#   test.sh FOLDER [-t SECONDS] [-o LOGS] [STAGE]...     FOLDER: what `make gpu-build` filled (build/gpu)
+#
+# Nothing is compiled: FOLDER can be carried to a machine without compiler, PostgreSQL or network.  cuBLASLt is taken from
+# LD_LIBRARY_PATH, the system, /usr/local/cuda*, or the Python packages of PyTorch.  -t: seconds for all stages together;
+# what would begin after that is left out.  Where FOLDER has the backend that was compiled for the host (`make
+# gpu-test-host`), stages that need a real device are left out.
 set -u
-folder=${1-build/gpu}
-failed=0
-check() {
-    local name=$1
-    shift
-    echo "# $name"
-    if "$@"; then echo "# $name: passed"; else echo "# $name: FAILED"; failed=1; fi
+budget=3600 logs=
+folder=$(cd "${1:?FOLDER}" && pwd) || exit 2
+shift
+while getopts t:o: option; do
+    case $option in
+        t) budget=$OPTARG ;;
+        o) logs=$OPTARG ;;
+        *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+stages=${*:-devices operations neighbours runs engine memcheck racecheck synccheck initcheck sql}
+[ -n "$logs" ] || { logs=$(mktemp -d /tmp/tlaw_gpu.XXXXXX) && trap 'rm -rf "$logs"' EXIT; }
+mkdir -p "$logs"
+export TLAW_ENGINE=$folder/tlaw_engine PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+regress=$folder/regress
+summary=() failed=0
+
+# The folder of a Python package of NVIDIA's that has cuBLASLt.
+wheel_libraries() {
+    python3 - 2>/dev/null <<'PYTHON'
+import glob, site, sys
+folders = [p for p in sys.path if p] + [site.getusersitepackages()]
+found = [f for p in folders for f in glob.glob(p + "/nvidia/*/lib/libcublasLt.so.*")]
+print(found[0].rsplit("/", 1)[0] if found else "")
+PYTHON
+}
+wheels=$(wheel_libraries)
+[ -z "$wheels" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$wheels
+
+note() { summary+=("$(printf '%-11s %s' "$1" "$2")"); echo "== $1: $2"; }
+
+# run NAME SECONDS COMMAND...: a stage, its output in the log; TAP's checks are counted
+run() {
+    local name=$1 limit=$2 left=$((budget - SECONDS)) start=$SECONDS status passed wrong
+    shift 2
+    [ "$left" -gt 5 ] || { note "$name" "left out: no time"; return; }
+    [ "$left" -ge "$limit" ] || limit=$left
+    timeout -k 5 "$limit" "$@" >"$logs/$name" 2>&1
+    status=$?
+    passed=$(grep -c '^ok' "$logs/$name") wrong=$(grep -c '^not ok' "$logs/$name")
+    if [ $status = 0 ] && [ "$wrong" = 0 ]; then
+        note "$name" "passed, $passed checks, $((SECONDS - start)) s"
+    else
+        failed=1
+        [ $status != 124 ] || status="ran out of its $limit s"
+        note "$name" "FAILED ($status): $wrong of $((passed + wrong)) checks, $((SECONDS - start)) s"
+        grep -A 3 '^not ok' "$logs/$name" | head -40
+        tail -n 15 "$logs/$name"
+    fi
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv,noheader 2>/dev/null ||
-    { echo "skipped: this machine shows no NVIDIA GPU"; exit 0; }
-check operations "$folder/test_cuda"
-check runs "$folder/check_run"
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
-if [ -n "$sanitizer" ]; then
-    for tool in "memcheck --leak-check full" racecheck synccheck; do
-        # shellcheck disable=SC2086 # the tool and its options
-        check "compute-sanitizer $tool" "$sanitizer" --error-exitcode 1 --tool $tool "$folder/test_cuda"
-    done
-else
-    echo "skipped: no compute-sanitizer here"
-fi
+on_device() { # the stage needs a real one
+    [ -z "$host" ] || { note "$1" "left out: the device is this machine's processor"; return 1; }
+}
+
+sanitize() {
+    local name=$1 sanitizer
+    shift
+    on_device "$name" || return
+    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer /opt/nvidia/*/compute-sanitizer 2>/dev/null | head -n 1)
+    [ -n "$sanitizer" ] || { note "$name" "left out: no compute-sanitizer here"; return; }
+    run "$name" 150 "$sanitizer" --error-exitcode 1 --tool "$@" "$folder/test_cuda"
+    grep -h 'ERROR SUMMARY\|RACECHECK SUMMARY' "$logs/$name" | tail -n 1
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total,memory.used,compute_cap --format=csv,noheader 2>/dev/null
+"$folder/check_run" devices >"$logs/devices" 2>&1
+cat "$logs/devices"
+host=$(grep -o '^cuda:0 host ' "$logs/devices")
+grep -q '^cuda:0 .*usable$' "$logs/devices" || { echo "skipped: no GPU can be used here"; exit 0; }
+
+for stage in $stages; do
+    case $stage in
+        devices) note devices "$(head -n 1 "$logs/devices")" ;;
+        operations) run operations 240 "$folder/test_cuda" ;;
+        neighbours) run neighbours 120 "$folder/test_cuda_knn" ;;
+        runs) on_device runs && { run runs 180 "$folder/check_run" && grep '^#\|^ok' "$logs/runs"; } ;;
+        engine) run engine 180 python3 "$regress/gpu/check_engine.py" ${host:+host} && grep '^#' "$logs/engine" ;;
+        memcheck) sanitize memcheck memcheck --leak-check full ;;
+        racecheck | synccheck | initcheck) sanitize "$stage" "$stage" ;;
+        sql) run sql 240 "$regress/gpu/sql.sh" "$folder" ${host:+host} && grep '^#' "$logs/sql" ;;
+        *) echo "no such stage: $stage"; exit 2 ;;
+    esac
+done
+echo
+printf '%s\n' "${summary[@]}"
 exit $failed
