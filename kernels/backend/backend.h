@@ -6,9 +6,9 @@
  * test build with -DTLAW_DOUBLE) and `act` (what only matrix products and attention read; its element is the
  * backend's choice, act_size bytes, so that a bf16 backend keeps it in bf16).  All pointers come from alloc,
  * or point into such a block at any whole element, and may be device memory: only upload and download cross
- * over. Invariants: gradients of parameters are accumulated (+=), every other output is overwritten unless
- * said; inputs and outputs of a call do not overlap; results do not depend on the number of threads; the same
- * call gives the same bits.
+ * over. Operations may be still under way when their call returns; download waits. Invariants: gradients of
+ * parameters are accumulated (+=), every other output is overwritten unless said; inputs and outputs of a
+ * call do not overlap; results do not depend on the number of threads; the same call gives the same bits.
  */
 #ifndef TLAW_BACKEND_H
 #define TLAW_BACKEND_H
@@ -25,7 +25,29 @@ typedef float real;
 typedef void act;
 
 struct backend;
-struct device; /* an opened backend: its threads, scratch, streams */
+struct device;    /* an opened backend: its threads, scratch, streams; used by the thread that opened it */
+struct recording; /* what a device keeps of a sequence of operations, to repeat it */
+
+/* AdamW's constants of a run. */
+struct adamw {
+    double beta1, beta2, eps, decay;
+    double grad_clip; /* the gradient is scaled down to this global norm; 0: never */
+};
+
+/*
+ * What changes from step to step, in device memory: the caller uploads the first three (and zeros), the
+ * operations fill in the rest and the caller downloads it.
+ */
+struct update {
+    double learning_rate, correction1, correction2; /* 1 - beta1^t, 1 - beta2^t; t counted from 1 */
+    double loss;                                    /* sum of the batch's losses */
+    double squares;                                 /* sum of squares of the gradient */
+};
+
+/* From where the last segment ends to before `end`, weights decay or they do not. */
+struct segment {
+    uint64_t end, decays;
+};
 
 struct backend {
     const char *name;      /* "reference", "portable", "avx2", "avx512", "amx", "cuda" */
@@ -38,11 +60,25 @@ struct backend {
     void (*set_threads)(struct device *, int threads);
 
     void *(*alloc)(struct device *, size_t bytes); /* 64-byte aligned, zeroed; NULL when it does not fit */
+    /*
+     * As alloc, for n weights that only upload and adamw change: a backend may keep them as products want
+     * them.
+     */
+    real *(*alloc_weights)(struct device *, size_t n);
     void (*free)(struct device *, void *);
     void (*upload)(struct device *, void *to, const void *from, size_t bytes);
     void (*download)(struct device *, void *to, const void *from, size_t bytes);
     void (*zero)(struct device *, void *, size_t bytes);
     void (*act_to_real)(struct device *, real *out, const act *in, size_t n);
+
+    /*
+     * Does what body(arg) does: a sequence of operations (zero among them; no upload, download, alloc, free
+     * or repeat) that is the same, with the same arguments, at every call with the same *recording, so that
+     * only the contents of memory differ.  A GPU records it and launches it as one; others call body.
+     * *recording is NULL at first and goes to forget before the memory that the operations use is freed.
+     */
+    void (*repeat)(struct device *, struct recording **, void (*body)(void *arg), void *arg);
+    void (*forget)(struct device *, struct recording *); /* NULL: nothing */
 
     /* x[rows,C] = wte[tokens] + wpe[position]; position of row r is r mod T */
     void (*embedding_forward)(struct device *, real *x, const int32_t *tokens, const real *wte,
@@ -95,14 +131,19 @@ struct backend {
     /* logits[rows,V] = x wte^T */
     void (*logits)(struct device *, real *logits, const act *x, const real *wte, int rows, int C, int V);
 
-    /* sum of squares over n elements, accumulated in double in a fixed order */
-    double (*sum_squares)(struct device *, const real *x, size_t n);
+    /* *sum += the losses, *sum = the sum of squares; both in double and in a fixed order */
+    void (*add_losses)(struct device *, double *sum, const real *losses, size_t n);
+    void (*sum_squares)(struct device *, double *sum, const real *x, size_t n);
     /*
-     * AdamW (Loshchilov & Hutter 2019) over n elements, step counted from 1; g is multiplied by grad_scale:
-     * m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr (m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps) + decay p)
+     * AdamW (Loshchilov & Hutter 2019) over n elements, which segments[count] (device memory) cut up, with g
+     * scaled by min(1, grad_clip / (sqrt(squares) + 1e-6)), as PyTorch's clip_grad_norm_:
+     * m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+     * p -= lr (m/correction1 / (sqrt(v/correction2) + eps) + decay p), decay 0 where segments do not decay.
+     * Nothing is changed when the update's loss or squares are not finite: the step diverged.
      */
-    void (*adamw)(struct device *, real *p, const real *g, real *m, real *v, size_t n, int64_t step,
-                  double lr, double beta1, double beta2, double eps, double decay, double grad_scale);
+    void (*adamw)(struct device *, real *p, const real *g, real *m, real *v, size_t n,
+                  const struct segment *segments, int count, const struct adamw *constants,
+                  const struct update *update);
 };
 
 /* A GPU, as PROBE names it; unusable: why not, or "". */
@@ -131,6 +172,8 @@ const struct backend *backend_find(const char *device, const char *isa, const ch
 int backend_gpus(struct backend_device list[BACKEND_GPUS_MOST], char *message, size_t message_size);
 /* Bytes free on the GPU "cuda:N", which is usable, counting what its open device holds as used. */
 int64_t backend_gpu_memory(const char *device);
+/* What an update scales the gradient by; NaN when the step diverged.  On the host. */
+double update_grad_scale(const struct update *update, double grad_clip);
 /* The best instruction set that this machine runs in that precision: what isa "" is on the CPU; "": none. */
 const char *backend_cpu_isa(const char *precision);
 /*

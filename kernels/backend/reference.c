@@ -40,6 +40,11 @@ static void *reference_alloc(struct device *device, size_t bytes)
     return memory ? memset(memory, 0, rounded) : NULL;
 }
 
+static real *reference_alloc_weights(struct device *device, size_t n)
+{
+    return reference_alloc(device, n * sizeof(real));
+}
+
 static void reference_free(struct device *device, void *memory)
 {
     (void) device;
@@ -61,6 +66,18 @@ static void reference_zero(struct device *device, void *to, size_t bytes)
 static void reference_act_to_real(struct device *device, real *out, const act *in, size_t n)
 {
     reference_copy(device, out, in, n * sizeof(real));
+}
+
+static void reference_repeat(struct device *device, struct recording **recording, void (*body)(void *arg),
+                             void *arg)
+{
+    (void) device, (void) recording;
+    body(arg);
+}
+
+static void reference_forget(struct device *device, struct recording *recording)
+{
+    (void) device, (void) recording;
 }
 
 static void reference_embedding_forward(struct device *device, real *x, const int32_t *tokens,
@@ -344,29 +361,47 @@ static void reference_logits(struct device *device, real *logits, const act *x, 
                 (real) dot((const real *) x + (size_t) row * C, 1, wte + (size_t) v * C, 1, C);
 }
 
-static double reference_sum_squares(struct device *device, const real *x, size_t n)
+static void reference_add_losses(struct device *device, double *sum, const real *losses, size_t n)
 {
-    double sum = 0;
-
     (void) device;
     for (size_t i = 0; i < n; i++)
-        sum += (double) x[i] * x[i];
-    return sum;
+        *sum += losses[i];
+}
+
+static void reference_sum_squares(struct device *device, double *sum, const real *x, size_t n)
+{
+    (void) device;
+    *sum = 0;
+    for (size_t i = 0; i < n; i++)
+        *sum += (double) x[i] * x[i];
+}
+
+double update_grad_scale(const struct update *update, double grad_clip)
+{
+    if (!isfinite(update->loss) || !isfinite(update->squares))
+        return NAN;
+    return grad_clip > 0 ? fmin(1, grad_clip / (sqrt(update->squares) + 1e-6)) : 1;
 }
 
 static void reference_adamw(struct device *device, real *p, const real *g, real *m, real *v, size_t n,
-                            int64_t step, double lr, double beta1, double beta2, double eps, double decay,
-                            double grad_scale)
+                            const struct segment *segments, int count, const struct adamw *a,
+                            const struct update *u)
 {
-    double correction1 = 1 - pow(beta1, (double) step), correction2 = 1 - pow(beta2, (double) step);
+    double grad_scale = update_grad_scale(u, a->grad_clip);
 
-    (void) device;
+    (void) device, (void) count;
+    if (isnan(grad_scale))
+        return;
     for (size_t i = 0; i < n; i++) {
-        double gradient = g[i] * grad_scale;
+        while (segments->end <= i)
+            segments++;
+        double gradient = g[i] * grad_scale, decay = segments->decays ? a->decay : 0;
 
-        m[i] = (real) (beta1 * m[i] + (1 - beta1) * gradient);
-        v[i] = (real) (beta2 * v[i] + (1 - beta2) * gradient * gradient);
-        p[i] = (real) (p[i] - lr * (m[i] / correction1 / (sqrt(v[i] / correction2) + eps) + decay * p[i]));
+        m[i] = (real) (a->beta1 * m[i] + (1 - a->beta1) * gradient);
+        v[i] = (real) (a->beta2 * v[i] + (1 - a->beta2) * gradient * gradient);
+        p[i] = (real) (p[i] -
+                       u->learning_rate *
+                           (m[i] / u->correction1 / (sqrt(v[i] / u->correction2) + a->eps) + decay * p[i]));
     }
 }
 
@@ -378,11 +413,14 @@ const struct backend reference_backend = {
     .close = reference_close,
     .set_threads = reference_set_threads,
     .alloc = reference_alloc,
+    .alloc_weights = reference_alloc_weights,
     .free = reference_free,
     .upload = reference_copy,
     .download = reference_copy,
     .zero = reference_zero,
     .act_to_real = reference_act_to_real,
+    .repeat = reference_repeat,
+    .forget = reference_forget,
     .embedding_forward = reference_embedding_forward,
     .embedding_backward = reference_embedding_backward,
     .layernorm_forward = reference_layernorm_forward,
@@ -394,6 +432,7 @@ const struct backend reference_backend = {
     .attention_decode = reference_attention_decode,
     .cross_entropy = reference_cross_entropy,
     .logits = reference_logits,
+    .add_losses = reference_add_losses,
     .sum_squares = reference_sum_squares,
     .adamw = reference_adamw,
 };

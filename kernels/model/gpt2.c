@@ -155,14 +155,31 @@ static void plan_block(struct planner *planner, struct block *block, size_t rows
     block->lse = take(planner, rows * H, sizeof(real));
 }
 
+/* The same places on the device and on the host. */
+static void plan_inbox(struct model *model, struct planner *planner)
+{
+    struct activations *a = &model->activations;
+    struct inbox *inbox = &model->inbox;
+    size_t rows = model->batch * model->spec.context_length;
+
+    a->update = take(planner, 1, sizeof *a->update);
+    a->tokens = take(planner, rows, sizeof *a->tokens);
+    a->targets = take(planner, rows, sizeof *a->targets);
+    inbox->bytes = planner->used;
+    if (!inbox->memory)
+        return;
+    inbox->update = (struct update *) inbox->memory;
+    inbox->tokens = (int32_t *) (inbox->memory + ((char *) a->tokens - (char *) a->update));
+    inbox->targets = (int32_t *) (inbox->memory + ((char *) a->targets - (char *) a->update));
+}
+
 static void plan(struct model *model, struct planner *planner)
 {
     struct activations *a = &model->activations;
     size_t T = model->spec.context_length, C = model->spec.d_model, act_size = model->backend->act_size;
     size_t rows = model->batch * T, layers = model->spec.n_layer;
 
-    a->tokens = take(planner, rows, sizeof(int32_t));
-    a->targets = take(planner, rows, sizeof(int32_t));
+    plan_inbox(model, planner);
     a->losses = take(planner, rows, sizeof(real));
     for (size_t l = 0; l < layers; l++)
         if (model->training || l == 0)
@@ -196,7 +213,8 @@ int gpt2_plan(struct model *model, size_t *bytes)
     plan(model, &planner);
     *bytes = planner.used;
     model->activation_memory = model->backend->alloc(model->device, planner.used);
-    if (!model->activation_memory)
+    model->inbox.memory = calloc(1, model->inbox.bytes);
+    if (!model->activation_memory || !model->inbox.memory)
         return -1;
     planner = (struct planner){.base = model->activation_memory};
     plan(model, &planner);
@@ -249,14 +267,17 @@ static void block_forward(struct model *model, int layer, int B, int T, int posi
     norm_forward(model, block_slot(layer + 1, LN_1), next, block->ln_2.x, rows);
 }
 
-/* Embeddings and the first `layers` blocks; the result stands at site(layers). */
-static void forward(struct model *model, const int32_t *tokens, int B, int T, int layers)
+static void upload_tokens(struct model *model, int32_t *to, const int32_t *tokens, int B, int T)
+{
+    model->backend->upload(model->device, to, tokens, (size_t) B * T * sizeof *tokens);
+}
+
+/* Embeddings of activations.tokens and the first `layers` blocks; the result stands at site(layers). */
+static void forward(struct model *model, int B, int T, int layers)
 {
     struct activations *a = &model->activations;
     struct norm *first = site(model, 0);
-    size_t bytes = (size_t) B * T * sizeof(int32_t);
 
-    model->backend->upload(model->device, a->tokens, tokens, bytes);
     model->backend->embedding_forward(model->device, first->x, a->tokens, model->tensors[WTE].w,
                                       model->tensors[WPE].w, B, T, (int) model->spec.d_model);
     norm_forward(model, block_slot(0, LN_1), first, NULL, B * T);
@@ -265,24 +286,29 @@ static void forward(struct model *model, const int32_t *tokens, int B, int T, in
 }
 
 /* The loss of every row at the output, and with scale its gradient in dnormed and wte's. */
-static void output_loss(struct model *model, const int32_t *targets, int rows, const double *scale,
-                        real *losses)
+static void output_loss(struct model *model, int rows, const double *scale)
 {
     struct activations *a = &model->activations;
     struct tensor *wte = &model->tensors[WTE];
 
-    model->backend->upload(model->device, a->targets, targets, rows * sizeof(int32_t));
     model->backend->cross_entropy(model->device, a->losses, scale ? a->dnormed : NULL, scale ? wte->dw : NULL,
                                   a->ln_f.y, wte->w, a->targets, scale ? *scale : 0, rows, wte->columns,
                                   wte->rows);
-    model->backend->download(model->device, losses, a->losses, rows * sizeof(real));
+}
+
+static void download_losses(struct model *model, real *losses, int rows)
+{
+    model->backend->download(model->device, losses, model->activations.losses, rows * sizeof(real));
 }
 
 void model_forward(struct model *model, const int32_t *tokens, const int32_t *targets, int B, int T,
                    real *losses)
 {
-    forward(model, tokens, B, T, (int) model->spec.n_layer);
-    output_loss(model, targets, B * T, NULL, losses);
+    upload_tokens(model, model->activations.tokens, tokens, B, T);
+    upload_tokens(model, model->activations.targets, targets, B, T);
+    forward(model, B, T, (int) model->spec.n_layer);
+    output_loss(model, B * T, NULL);
+    download_losses(model, losses, B * T);
 }
 
 void model_hidden(struct model *model, const int32_t *tokens, int B, int T, int layer, real *hidden)
@@ -293,7 +319,8 @@ void model_hidden(struct model *model, const int32_t *tokens, int B, int T, int 
     size_t n = (size_t) B * T * model->spec.d_model;
     real *stream = site(model, layers)->x;
 
-    forward(model, tokens, B, T, layers);
+    upload_tokens(model, a->tokens, tokens, B, T);
+    forward(model, B, T, layers);
     if (layer > model->spec.n_layer)
         backend->act_to_real(model->device, stream, a->ln_f.y, n);
     backend->download(model->device, hidden, stream, n * sizeof(real));
@@ -357,19 +384,27 @@ static void block_backward(struct model *model, int layer, int B, int T)
     norm_backward(model, block_slot(layer, LN_1), &block->ln_1, rows);
 }
 
-void model_backward(struct model *model, const int32_t *tokens, const int32_t *targets, int B, int T,
-                    double scale, real *losses)
+void gpt2_backward(struct model *model, int B, int T, double scale)
 {
     struct activations *a = &model->activations;
     struct tensor *wte = &model->tensors[WTE], *wpe = &model->tensors[WPE];
     int layers = (int) model->spec.n_layer, rows = B * T;
 
-    forward(model, tokens, B, T, layers);
-    output_loss(model, targets, rows, &scale, losses);
+    forward(model, B, T, layers);
+    output_loss(model, rows, &scale);
     model->backend->zero(model->device, a->dx, (size_t) rows * wte->columns * sizeof(real));
     norm_backward(model, block_slot(layers, LN_1), &a->ln_f, rows);
     for (int layer = layers - 1; layer >= 0; layer--)
         block_backward(model, layer, B, T);
     model->backend->embedding_backward(model->device, wte->dw, wpe->dw, a->dx, a->tokens, B, T, wte->columns,
                                        wte->rows);
+}
+
+void model_backward(struct model *model, const int32_t *tokens, const int32_t *targets, int B, int T,
+                    double scale, real *losses)
+{
+    upload_tokens(model, model->activations.tokens, tokens, B, T);
+    upload_tokens(model, model->activations.targets, targets, B, T);
+    gpt2_backward(model, B, T, scale);
+    download_losses(model, losses, B * T);
 }

@@ -3,6 +3,9 @@
  *
  * A model owns two blocks on its device: the parameters (weights; with training also gradients and both
  * moments) and the activations, planned once for `batch` sequences of context_length.
+ *
+ * What a training step is told lies at the start of the activations: the update's numbers, tokens, targets.
+ * The host keeps the same block (inbox), so that one copy brings all of it.
  */
 #ifndef TLAW_GPT2_H
 #define TLAW_GPT2_H
@@ -30,6 +33,7 @@ struct block {
 };
 
 struct activations {
+    struct update *update;
     int32_t *tokens, *targets;
     real *losses, *logits;
     struct block *blocks;
@@ -48,14 +52,29 @@ struct model {
     int n_parameters;
     size_t size; /* elements of the parameter block */
     real *weights, *gradients, *m, *v;
+    struct segment *segments; /* of the parameter block, on the device */
+    int n_segments;
     struct tensor *tensors;
     struct activations activations;
     void *activation_memory;
+    struct inbox { /* on the host */
+        char *memory;
+        size_t bytes;
+        struct update *update;
+        int32_t *tokens, *targets;
+    } inbox;
+    int64_t micro_batches;              /* of this step so far */
+    struct recording *recordings[2][2]; /* a micro-batch: the first of its step? the last? */
 };
 
 /* Points model->tensors at the parameters. 0, or -1 when memory is short. */
 int gpt2_bind(struct model *model);
-/* Plans and allocates the activations. 0, or -1 when they do not fit; *bytes: their size. */
+/* Plans and allocates the activations and the inbox. 0, or -1 when they do not fit; *bytes: their size. */
 int gpt2_plan(struct model *model, size_t *bytes);
+/*
+ * Forward and backward of what lies in the activations' tokens and targets: operations only.  Losses in
+ * activations, gradients += of scale * their sum.
+ */
+void gpt2_backward(struct model *model, int B, int T, double scale);
 
 #endif

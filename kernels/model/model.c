@@ -1,8 +1,10 @@
 /*
- * A model's parameter block: weights, and with training gradients and AdamW's moments, in one allocation
- * each.
+ * A model's parameter block (weights, and with training gradients and AdamW's moments, in one allocation
+ * each) and the training step.
  *
- * Invariant: the blocks are always whole; a caller sees them only through copies (get, set).
+ * Invariants: the blocks are always whole; a caller sees them only through copies (get, set).  Whatever
+ * changes from step to step reaches a recorded micro-batch through memory (the inbox); its arguments are
+ * those of the model.
  */
 #include "gpt2.h"
 #include "rng.h"
@@ -47,6 +49,29 @@ static int check_spec(const struct tlaw_spec *spec, int batch, char *message, si
     return 0;
 }
 
+/* Neighbours that both decay, or both do not, are one segment. */
+static int allocate_segments(struct model *model)
+{
+    struct segment *list = malloc(model->n_parameters * sizeof *list);
+    size_t bytes;
+
+    if (!list)
+        return -1;
+    for (int i = 0; i < model->n_parameters; i++) {
+        const struct parameter *p = &model->parameters[i];
+
+        if (!model->n_segments || list[model->n_segments - 1].decays != p->decay)
+            list[model->n_segments++].decays = p->decay;
+        list[model->n_segments - 1].end = p->offset + p->size;
+    }
+    bytes = model->n_segments * sizeof *list;
+    model->segments = model->backend->alloc(model->device, bytes);
+    if (model->segments)
+        model->backend->upload(model->device, model->segments, list, bytes);
+    free(list);
+    return model->segments ? 0 : -1;
+}
+
 static int allocate_parameters(struct model *model)
 {
     real **blocks[] = {&model->weights, &model->gradients, &model->m, &model->v};
@@ -57,11 +82,12 @@ static int allocate_parameters(struct model *model)
     for (int i = 0; i < model->n_parameters; i++)
         model->size += model->parameters[i].size;
     for (int i = 0; i < (model->training ? 4 : 1); i++) {
-        *blocks[i] = model->backend->alloc(model->device, model->size * sizeof(real));
+        *blocks[i] = i == 0 ? model->backend->alloc_weights(model->device, model->size)
+                            : model->backend->alloc(model->device, model->size * sizeof(real));
         if (!*blocks[i])
             return -1;
     }
-    return gpt2_bind(model);
+    return model->training && allocate_segments(model) < 0 ? -1 : gpt2_bind(model);
 }
 
 struct model *model_create(const struct tlaw_spec *spec, const struct backend *backend, struct device *device,
@@ -93,14 +119,18 @@ void model_free(struct model *model)
 {
     if (!model)
         return;
-    void *on_device[] = {model->weights, model->gradients, model->m, model->v, model->activation_memory};
+    void *on_device[] = {model->weights, model->gradients, model->m,
+                         model->v,       model->segments,  model->activation_memory};
 
+    for (int i = 0; i < 4; i++)
+        model->backend->forget(model->device, model->recordings[i / 2][i % 2]);
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
         if (on_device[i])
             model->backend->free(model->device, on_device[i]);
     free(model->parameters);
     free(model->tensors);
     free(model->activations.blocks);
+    free(model->inbox.memory);
     free(model);
 }
 
@@ -169,21 +199,95 @@ void model_zero_gradients(struct model *model)
     model->backend->zero(model->device, model->gradients, model->size * sizeof(real));
 }
 
-double model_update(struct model *model, int64_t step, double learning_rate)
+/* ---- the update and the step ---- */
+
+static struct update update_of(const struct model *model, int64_t step, double learning_rate)
+{
+    return (struct update){.learning_rate = learning_rate,
+                           .correction1 = 1 - pow(model->spec.beta1, (double) step),
+                           .correction2 = 1 - pow(model->spec.beta2, (double) step)};
+}
+
+/* By the numbers in activations.update: operations only. */
+static void update_weights(struct model *model)
 {
     const struct tlaw_spec *spec = &model->spec;
-    double norm = sqrt(model->backend->sum_squares(model->device, model->gradients, model->size)), scale = 1;
+    struct update *update = model->activations.update;
+    const struct adamw constants = {spec->beta1, spec->beta2, 1e-8, spec->weight_decay, spec->grad_clip};
 
-    if (!isfinite(norm))
-        return norm;
-    if (spec->grad_clip > 0)
-        scale = fmin(1, spec->grad_clip / (norm + 1e-6)); /* as PyTorch's clip_grad_norm_ */
-    for (int i = 0; i < model->n_parameters; i++) {
-        const struct parameter *p = &model->parameters[i];
+    model->backend->sum_squares(model->device, &update->squares, model->gradients, model->size);
+    model->backend->adamw(model->device, model->weights, model->gradients, model->m, model->v, model->size,
+                          model->segments, model->n_segments, &constants, update);
+}
 
-        model->backend->adamw(model->device, model->weights + p->offset, model->gradients + p->offset,
-                              model->m + p->offset, model->v + p->offset, p->size, step, learning_rate,
-                              spec->beta1, spec->beta2, 1e-8, p->decay ? spec->weight_decay : 0, scale);
-    }
-    return norm;
+double model_update(struct model *model, int64_t step, double learning_rate)
+{
+    struct update update = update_of(model, step, learning_rate);
+
+    model->backend->upload(model->device, model->activations.update, &update, sizeof update);
+    update_weights(model);
+    model->backend->download(model->device, &update, model->activations.update, sizeof update);
+    return sqrt(update.squares);
+}
+
+void model_step_begin(struct model *model, int64_t step, double learning_rate)
+{
+    *model->inbox.update = update_of(model, step, learning_rate);
+    model->micro_batches = 0;
+}
+
+static double loss_scale(const struct model *model)
+{
+    return 1 / (double) (model->spec.batch_size * model->spec.context_length);
+}
+
+struct micro_batch {
+    struct model *model;
+    bool first, last; /* of its step */
+};
+
+static void run_micro_batch(void *arg)
+{
+    const struct micro_batch *micro = arg;
+    struct model *model = micro->model;
+    struct activations *a = &model->activations;
+    int T = (int) model->spec.context_length;
+
+    if (micro->first)
+        model_zero_gradients(model);
+    gpt2_backward(model, model->batch, T, loss_scale(model));
+    model->backend->add_losses(model->device, &a->update->loss, a->losses, (size_t) model->batch * T);
+    if (micro->last)
+        update_weights(model);
+}
+
+void model_step_add(struct model *model, const int32_t *tokens, const int32_t *targets)
+{
+    const struct backend *backend = model->backend;
+    struct inbox *inbox = &model->inbox;
+    size_t bytes = model->batch * model->spec.context_length * sizeof *tokens, skipped;
+    struct micro_batch micro = {model, model->micro_batches == 0, false};
+
+    micro.last = ++model->micro_batches == model->spec.batch_size / model->batch;
+    memcpy(inbox->tokens, tokens, bytes);
+    memcpy(inbox->targets, targets, bytes);
+    /* the losses so far stay on the device */
+    skipped = micro.first ? 0 : (size_t) ((char *) inbox->tokens - inbox->memory);
+    backend->upload(model->device, (char *) model->activation_memory + skipped, inbox->memory + skipped,
+                    inbox->bytes - skipped);
+    backend->repeat(model->device, &model->recordings[micro.first][micro.last], run_micro_batch, &micro);
+}
+
+struct step_result model_step_end(struct model *model)
+{
+    struct update update;
+    struct step_result result = {.grad_norm = NAN};
+
+    model->backend->download(model->device, &update, model->activations.update, sizeof update);
+    result.learning_rate = update.learning_rate;
+    result.loss = update.loss * loss_scale(model);
+    if (isfinite(result.loss))
+        result.grad_norm = sqrt(update.squares);
+    result.diverged = !isfinite(result.grad_norm);
+    return result;
 }

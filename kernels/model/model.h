@@ -47,6 +47,22 @@ void model_backward(struct model *, const int32_t *tokens, const int32_t *target
 void model_zero_gradients(struct model *);
 /* Global norm, clip, AdamW; returns the norm before clipping.  When that is not finite nothing is changed. */
 double model_update(struct model *, int64_t step, double learning_rate);
+
+struct step_result {
+    double loss;      /* mean over the batch, nats per token */
+    double grad_norm; /* before clipping; NaN when the loss is not finite */
+    double learning_rate;
+    bool diverged; /* loss or norm is not finite: weights and moments are as they were */
+};
+
+/*
+ * A whole training step of spec.batch_size sequences, at the same bits as the calls above and on a GPU one
+ * launch a micro-batch: begin, add batch_size / batch micro-batches of [batch, context_length], end.  Only
+ * end waits for the device.  step counts from 1.
+ */
+void model_step_begin(struct model *, int64_t step, double learning_rate);
+void model_step_add(struct model *, const int32_t *tokens, const int32_t *targets);
+struct step_result model_step_end(struct model *);
 /* hidden[B*T*C]: residual stream after `layer` blocks (0: embeddings), n_layer + 1: after the final norm. */
 void model_hidden(struct model *, const int32_t *tokens, int B, int T, int layer, real *hidden);
 /*

@@ -20,8 +20,8 @@ struct trainer {
     uint16_t *tokens; /* the training subset */
     int64_t subset_bytes, subset_documents;
     int32_t *inputs, *targets; /* one micro-batch */
-    real *losses;
-    int64_t step, best_step; /* best_step -1: nothing kept */
+    int64_t filled;            /* its first sequence's number; -1: none yet */
+    int64_t step, best_step;   /* best_step -1: nothing kept */
     double best_loss;
     real *best; /* weights of best_step */
 };
@@ -69,9 +69,9 @@ static int trainer_fill(struct trainer *trainer, const struct backend *backend, 
     trainer->tokens = malloc(spec->train_tokens * sizeof *trainer->tokens);
     trainer->inputs = malloc(rows * sizeof *trainer->inputs);
     trainer->targets = malloc(rows * sizeof *trainer->targets);
-    trainer->losses = malloc(rows * sizeof *trainer->losses);
+    trainer->filled = -1;
     trainer->best = calloc(model_size(trainer->model), sizeof *trainer->best);
-    if (!trainer->tokens || !trainer->inputs || !trainer->targets || !trainer->losses || !trainer->best) {
+    if (!trainer->tokens || !trainer->inputs || !trainer->targets || !trainer->best) {
         snprintf(message, message_size, "%lld training tokens and %zu weights do not fit in memory",
                  (long long) spec->train_tokens, model_size(trainer->model));
         return -1;
@@ -115,7 +115,6 @@ void trainer_free(struct trainer *trainer)
     free(trainer->tokens);
     free(trainer->inputs);
     free(trainer->targets);
-    free(trainer->losses);
     free(trainer->best);
     free(trainer);
 }
@@ -173,6 +172,9 @@ static void fill_batch(struct trainer *trainer, int64_t sequence)
     const struct tlaw_spec *spec = &trainer->spec;
     int64_t T = spec->context_length;
 
+    if (trainer->filled == sequence)
+        return;
+    trainer->filled = sequence;
     for (int64_t b = 0; b < spec->micro_batch; b++) {
         const uint16_t *window =
             trainer->tokens + rng_below((uint64_t) spec->seed, RNG_BATCH, (uint64_t) (sequence + b),
@@ -188,23 +190,16 @@ static void fill_batch(struct trainer *trainer, int64_t sequence)
 struct step_result trainer_step(struct trainer *trainer)
 {
     const struct tlaw_spec *spec = &trainer->spec;
-    int64_t T = spec->context_length, rows = spec->micro_batch * T;
-    double scale = 1 / (double) (spec->batch_size * T), sum = 0;
-    struct step_result result = {.learning_rate = trainer_learning_rate(spec, trainer->step),
-                                 .grad_norm = NAN};
+    int64_t first = trainer->step * spec->batch_size;
+    struct step_result result;
 
-    model_zero_gradients(trainer->model);
+    model_step_begin(trainer->model, trainer->step + 1, trainer_learning_rate(spec, trainer->step));
     for (int64_t done = 0; done < spec->batch_size; done += spec->micro_batch) {
-        fill_batch(trainer, trainer->step * spec->batch_size + done);
-        model_backward(trainer->model, trainer->inputs, trainer->targets, (int) spec->micro_batch, (int) T,
-                       scale, trainer->losses);
-        for (int64_t row = 0; row < rows; row++)
-            sum += trainer->losses[row];
+        fill_batch(trainer, first + done);
+        model_step_add(trainer->model, trainer->inputs, trainer->targets);
     }
-    result.loss = sum * scale;
-    if (isfinite(result.loss))
-        result.grad_norm = model_update(trainer->model, trainer->step + 1, result.learning_rate);
-    result.diverged = !isfinite(result.grad_norm);
+    fill_batch(trainer, first + spec->batch_size); /* while a GPU computes */
+    result = model_step_end(trainer->model);
     if (!result.diverged)
         trainer->step++;
     return result;

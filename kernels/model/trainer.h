@@ -10,13 +10,6 @@
 
 struct trainer;
 
-struct step_result {
-    double loss;      /* mean over the batch, nats per token */
-    double grad_norm; /* before clipping */
-    double learning_rate;
-    bool diverged; /* loss or norm is not finite */
-};
-
 struct document_loss { /* the wire's DOCUMENT_LOSSES record */
     int64_t document, tokens, bytes;
     double loss_sum;

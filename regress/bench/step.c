@@ -134,19 +134,24 @@ static void timed_cross_entropy(struct device *device, real *losses, real *dx, r
           plain->cross_entropy(device, losses, dx, dwte, x, wte, targets, scale, rows, C, V));
 }
 
-static double timed_sum_squares(struct device *device, const real *x, size_t n)
+static void timed_sum_squares(struct device *device, double *sum, const real *x, size_t n)
 {
-    double sum;
-
-    TIMED(SUM_SQUARES, 0, sum = plain->sum_squares(device, x, n));
-    return sum;
+    TIMED(SUM_SQUARES, 0, plain->sum_squares(device, sum, x, n));
 }
 
 static void timed_adamw(struct device *device, real *p, const real *g, real *m, real *v, size_t n,
-                        int64_t step, double lr, double beta1, double beta2, double eps, double decay,
-                        double grad_scale)
+                        const struct segment *segments, int count, const struct adamw *constants,
+                        const struct update *update)
 {
-    TIMED(ADAMW, 0, plain->adamw(device, p, g, m, v, n, step, lr, beta1, beta2, eps, decay, grad_scale));
+    TIMED(ADAMW, 0, plain->adamw(device, p, g, m, v, n, segments, count, constants, update));
+}
+
+/* One after the other, so that each has its time. */
+static void timed_repeat(struct device *device, struct recording **recording, void (*body)(void *arg),
+                         void *arg)
+{
+    (void) device, (void) recording;
+    body(arg);
 }
 
 static struct backend timed_backend(const struct backend *backend)
@@ -163,6 +168,7 @@ static struct backend timed_backend(const struct backend *backend)
     timed.attention_forward = timed_attention_forward;
     timed.attention_backward = timed_attention_backward;
     timed.cross_entropy = timed_cross_entropy;
+    timed.repeat = timed_repeat;
     timed.sum_squares = timed_sum_squares;
     timed.adamw = timed_adamw;
     return timed;
@@ -237,17 +243,14 @@ struct bench {
     struct tlaw_spec spec;
     struct model *model;
     int32_t *tokens, *targets;
-    real *losses;
     int64_t step;
 };
 
 static void one_step(struct bench *b)
 {
-    int B = (int) b->spec.batch_size, T = (int) b->spec.context_length;
-
-    model_zero_gradients(b->model);
-    model_backward(b->model, b->tokens, b->targets, B, T, 1.0 / (B * T), b->losses);
-    model_update(b->model, ++b->step, 1e-4);
+    model_step_begin(b->model, ++b->step, 1e-4);
+    model_step_add(b->model, b->tokens, b->targets);
+    model_step_end(b->model);
 }
 
 /* Tokens a second over at least `limit` seconds. */
@@ -345,7 +348,6 @@ int main(int argc, char **argv)
     size_t rows = (size_t) (b.spec.batch_size * b.spec.context_length);
 
     b.tokens = calloc(rows + 1, sizeof *b.tokens);
-    b.losses = calloc(rows, sizeof *b.losses);
     for (size_t i = 0; i <= rows; i++)
         b.tokens[i] = (int32_t) (i * 2654435761u % (uint32_t) b.spec.vocab_size);
     b.targets = b.tokens + 1;
@@ -361,6 +363,5 @@ int main(int argc, char **argv)
     backend->free(device, settled);
     backend->close(device);
     free(b.tokens);
-    free(b.losses);
     return 0;
 }

@@ -213,38 +213,59 @@ static void multiply_bytes(const int8_t *rows, const shim_layout *a, const int8_
         }
 }
 
+/* One product, with everything that cublasLtMatmul takes at the call. */
+struct multiplication {
+    shim_product product;
+    shim_layout a, b, d;
+    float alpha, beta;
+    const void *A, *B, *C;
+    void *D;
+
+    void run() const
+    {
+        if (product.compute == CUBLAS_COMPUTE_32I)
+            multiply_bytes((const int8_t *) A, &a, (const int8_t *) B, &b, (int32_t *) D, &d);
+        else
+            multiply_floats();
+    }
+
+    void multiply_floats() const
+    {
+        uint64_t k = product.transa == CUBLAS_OP_T ? a.rows : a.columns;
+        std::vector<float> rows = lines(A, &a, product.transa == CUBLAS_OP_N);
+        std::vector<float> columns = lines(B, &b, product.transb == CUBLAS_OP_T);
+
+        for (uint64_t j = 0; j < d.columns; j++)
+            for (uint64_t i = 0; i < d.rows; i++) {
+                size_t at = j * d.ld + i;
+                float sum = 0;
+
+                for (uint64_t x = 0; x < k; x++)
+                    sum += rows[i * k + x] * columns[j * k + x];
+                sum *= alpha;
+                if (beta != 0)
+                    sum += beta * get(C, at, d.type);
+                put(D, at, d.type, epilogue(&product, d.type, sum, i, j));
+            }
+    }
+};
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, const void *alpha,
                               const void *A, cublasLtMatrixLayout_t a, const void *B,
                               cublasLtMatrixLayout_t b, const void *beta, const void *C,
                               cublasLtMatrixLayout_t, void *D, cublasLtMatrixLayout_t d,
-                              const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t)
+                              const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t stream)
 {
-    uint64_t k = product->transa == CUBLAS_OP_T ? a->rows : a->columns;
+    struct multiplication all = {*product, *a, *b, *d, *(const float *) alpha, *(const float *) beta,
+                                 A,        B,  C,  D};
 
     if (!is_possible(product, a, b, d) || !is_aligned(A) || !is_aligned(B) || !is_aligned(C) ||
         !is_aligned(D) || (product->epilogue & 4 && !is_aligned(product->bias)) ||
         (product->epilogue & 128 && !is_aligned(product->aux)))
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (product->compute == CUBLAS_COMPUTE_32I) {
-        if (*(const int32_t *) alpha != 1 || *(const int32_t *) beta != 0)
-            return CUBLAS_STATUS_NOT_SUPPORTED;
-        multiply_bytes((const int8_t *) A, a, (const int8_t *) B, b, (int32_t *) D, d);
-        return CUBLAS_STATUS_SUCCESS;
-    }
-    std::vector<float> rows = lines(A, a, product->transa == CUBLAS_OP_N);
-    std::vector<float> columns = lines(B, b, product->transb == CUBLAS_OP_T);
-
-    for (uint64_t j = 0; j < d->columns; j++)
-        for (uint64_t i = 0; i < d->rows; i++) {
-            size_t at = j * d->ld + i;
-            float sum = 0;
-
-            for (uint64_t x = 0; x < k; x++)
-                sum += rows[i * k + x] * columns[j * k + x];
-            sum *= *(const float *) alpha;
-            if (*(const float *) beta != 0)
-                sum += *(const float *) beta * get(C, at, d->type);
-            put(D, at, d->type, epilogue(product, d->type, sum, i, j));
-        }
-    return CUBLAS_STATUS_SUCCESS;
+    if (product->compute == CUBLAS_COMPUTE_32I &&
+        (*(const int32_t *) alpha != 1 || *(const int32_t *) beta != 0))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    return shim_submit(stream, [=] { all.run(); }) == cudaSuccess ? CUBLAS_STATUS_SUCCESS
+                                                                  : CUBLAS_STATUS_INVALID_VALUE;
 }

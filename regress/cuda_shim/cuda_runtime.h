@@ -1,9 +1,9 @@
 /*
  * A small CUDA for the host: enough of its language, runtime and (cublasLt.h, cuda_bf16.h, fragment.h)
  * libraries to run the kernels of kernels/backend/cuda in a test.  A thread of a block is a fiber; blocks run
- * one after the other; memory that was not written holds NaN and ends at a
- * page that nobody may touch.  The order in which threads run changes from
- * launch to launch, so that a missing barrier changes bits.  See shim.cpp.
+ * one after the other; memory that was not written holds NaN and ends at a page that nobody may touch.  The
+ * order in which threads run changes from launch to launch, so that a missing barrier changes bits
+ * (shim.cpp); a stream does nothing before somebody waits for it (runtime.cpp).
  */
 #ifndef SHIM_CUDA_RUNTIME_H
 #define SHIM_CUDA_RUNTIME_H
@@ -124,11 +124,17 @@ enum cudaError_t {
     cudaSuccess,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
-    cudaErrorNotReady = 600
+    cudaErrorNotReady = 600,
+    cudaErrorStreamCaptureUnsupported = 900
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 typedef struct shim_stream *cudaStream_t;
-#define cudaStreamNonBlocking 1
+typedef struct shim_event *cudaEvent_t;
+typedef struct shim_graph *cudaGraph_t, *cudaGraphExec_t;
+#define cudaStreamNonBlocking  1
+#define cudaEventDisableTiming 2
+#define cudaHostAllocDefault   0
 
 struct cudaDeviceProp {
     char name[256];
@@ -150,21 +156,36 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t);
 cudaError_t cudaStreamSynchronize(cudaStream_t);
 cudaError_t cudaStreamQuery(cudaStream_t);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t);
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t);
+cudaError_t cudaEventQuery(cudaEvent_t);
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode);
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *, cudaGraph_t, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
 cudaError_t cudaMalloc(void **, size_t);
 cudaError_t cudaFree(void *);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all);
+cudaError_t cudaHostAlloc(void **, size_t, unsigned flags);
+cudaError_t cudaFreeHost(void *);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void *, int value, size_t, cudaStream_t);
 
+/* Puts something to do at the end of a stream, or of the graph that is being captured from it. */
+cudaError_t shim_submit(cudaStream_t, const std::function<void()> &task);
 void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel);
 
 template <class... Wanted, class... Given>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Wanted...), Given... given)
 {
     std::tuple<Wanted...> arguments(given...);
+    dim3 blocks = config->gridDim, threads = config->blockDim;
 
-    shim_launch(config->gridDim, config->blockDim, [&] { std::apply(kernel, arguments); });
-    return cudaSuccess;
+    return shim_submit(config->stream,
+                       [=] { shim_launch(blocks, threads, [&] { std::apply(kernel, arguments); }); });
 }
 
 #endif

@@ -1,26 +1,21 @@
 /*
- * Running kernels on the host: fibers, barriers, memory.
+ * Running kernels on the host: fibers, barriers.
  *
  * Every thread of a block has a fiber that lives as long as the process; fibers switch by setjmp and longjmp
  * (swapcontext would make two system calls each time).  A warp runs until all its lanes wait for the block or
  * are done.  A block in which nobody can go on (a barrier that not all threads reach) ends the process.  One
- * launch runs at a time, whichever thread it comes from.
+ * launch runs at a time: the caller, runtime.cpp, holds its lock.
  */
 #include <cuda_runtime.h>
 
-#include <map>
-#include <mutex>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <ucontext.h>
-#include <unistd.h>
 
 #define MOST_THREADS 1024
 #define WARP         32
 #define STACK        (256 << 10)
-#define LARGE        ((size_t) 8 << 20) /* bytes of new memory that are NaN; the rest is left untouched */
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -43,7 +38,6 @@ static struct warp {
 } warps[MOST_THREADS / WARP];
 
 static struct barrier block_barrier;
-static std::mutex one_at_a_time; /* launches, and changes of `mappings` */
 static jmp_buf scheduler;
 static const std::function<void()> *running;
 static unsigned current; /* thread */
@@ -174,7 +168,6 @@ static void run_block(unsigned threads, unsigned long launch)
 void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel)
 {
     static unsigned long launch;
-    std::lock_guard<std::mutex> lock(one_at_a_time);
 
     if (threads.x > MOST_THREADS || threads.y != 1 || threads.z != 1 || !blocks.x || !blocks.y ||
         blocks.y > 65535 || blocks.z != 1) {
@@ -189,122 +182,4 @@ void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel)
         for (blockIdx.x = 0; blockIdx.x < blocks.x; blockIdx.x++)
             run_block(threads.x, launch);
     launch++;
-}
-
-/* ---- the runtime ---- */
-
-const char *cudaGetErrorString(cudaError_t error)
-{
-    return error == cudaSuccess                 ? "no error"
-           : error == cudaErrorMemoryAllocation ? "out of memory"
-                                                : "an error";
-}
-
-cudaError_t cudaGetLastError()
-{
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceCount(int *count)
-{
-    *count = 1;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int)
-{
-    *out = {"host", 9, 0, 1, (size_t) 1 << 30};
-    return cudaSuccess;
-}
-
-cudaError_t cudaDriverGetVersion(int *version)
-{
-    *version = 13000;
-    return cudaSuccess;
-}
-
-cudaError_t cudaSetDevice(int)
-{
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *, unsigned)
-{
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t)
-{
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t)
-{
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamQuery(cudaStream_t)
-{
-    return cudaSuccess;
-}
-
-/* Memory ends where a page without access begins, so that reading or writing beyond it is a segmentation
- * fault.  It is of a file named "device", so that /proc/PID/maps shows how much a process holds. */
-struct mapping {
-    void *at;
-    size_t size;
-};
-static std::map<void *, mapping> mappings;
-
-cudaError_t cudaMalloc(void **out, size_t bytes)
-{
-    size_t page = (size_t) sysconf(_SC_PAGESIZE), rounded = (bytes + 15) / 16 * 16;
-    size_t usable = (rounded + page - 1) / page * page;
-    static int file = memfd_create("device", MFD_CLOEXEC), sized = ftruncate(file, (off_t) 1 << 40);
-    char *at = (char *) mmap(NULL, usable + page, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
-
-    if (sized || rounded < bytes || usable < rounded || at == MAP_FAILED)
-        return cudaErrorMemoryAllocation;
-    mprotect(at + usable, page, PROT_NONE);
-    memset(at, 0xff, usable < LARGE ? usable : LARGE);
-    *out = at + usable - rounded;
-
-    std::lock_guard<std::mutex> lock(one_at_a_time);
-    mappings[*out] = {at, usable + page};
-    return cudaSuccess;
-}
-
-cudaError_t cudaFree(void *memory)
-{
-    std::lock_guard<std::mutex> lock(one_at_a_time);
-
-    if (memory) {
-        munmap(mappings.at(memory).at, mappings.at(memory).size);
-        mappings.erase(memory);
-    }
-    return cudaSuccess;
-}
-
-/* What is left of the 1 GiB that cudaGetDeviceProperties says. */
-cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all)
-{
-    size_t used = 0;
-
-    for (const auto &[at, mapping] : mappings)
-        used += mapping.size;
-    *all = (size_t) 1 << 30;
-    *free_bytes = used < *all ? *all - used : 0;
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t)
-{
-    memcpy(to, from, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t)
-{
-    memset(to, value, bytes);
-    return cudaSuccess;
 }

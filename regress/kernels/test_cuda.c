@@ -1,9 +1,10 @@
 /*
  * The CUDA backend that the registry finds beside this program, against the reference: its operations,
- * aligned and not, and a run.  In `make test` that is the backend compiled for the host (regress/cuda_shim),
- * in `make gpu-test` the real one.
+ * aligned and not, a run, recorded steps, and several devices at once.  In `make test` that is the backend
+ * compiled for the host (regress/cuda_shim), in `make gpu-test` the real one.
  */
 #include "operations.h"
+#include "steps.h"
 
 #include "../../kernels/model/model.h"
 
@@ -103,6 +104,8 @@ int main(void)
         for (offset = 1; offset <= 8; offset += precision ? 7 : 8) /* 8 elements of bf16 are 16 bytes */
             check_backend(backend);
         check_run(backend);
+        check_steps(backend);
+        check_devices_at_once(backend);
     }
     return tap_end();
 }

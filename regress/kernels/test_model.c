@@ -10,7 +10,7 @@
 #include "../../kernels/model/trainer.h"
 #include "../oracle/gpt2.h"
 #include "oracle_noise.h"
-#include "tap.h"
+#include "steps.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -478,6 +478,7 @@ int main(int argc, char **argv)
         test_oracle(backends[i], device, 1);
         test_oracle(backends[i], device, 0);
         test_inference(backends[i], device);
+        check_steps(backends[i]);
         backends[i]->close(device);
     }
     test_hidden_layers();

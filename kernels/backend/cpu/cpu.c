@@ -200,6 +200,11 @@ void *cpu_alloc(struct device *device, size_t bytes)
     return memory ? memset(memory, 0, bytes) : NULL;
 }
 
+real *cpu_alloc_weights(struct device *device, size_t n)
+{
+    return cpu_alloc(device, n * sizeof(real));
+}
+
 void cpu_free(struct device *device, void *memory)
 {
     (void) device;
@@ -216,4 +221,23 @@ void cpu_zero(struct device *device, void *memory, size_t bytes)
 {
     (void) device;
     memset(memory, 0, bytes);
+}
+
+void cpu_repeat(struct device *device, struct recording **recording, void (*body)(void *arg), void *arg)
+{
+    (void) device, (void) recording;
+    body(arg);
+}
+
+void cpu_forget(struct device *device, struct recording *recording)
+{
+    (void) device, (void) recording;
+}
+
+/* One after the other: they are few. */
+void cpu_add_losses(struct device *device, double *sum, const real *losses, size_t n)
+{
+    (void) device;
+    for (size_t i = 0; i < n; i++)
+        *sum += losses[i];
 }

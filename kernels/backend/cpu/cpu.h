@@ -55,8 +55,12 @@ struct device *cpu_open(int threads, char *message, size_t message_size);
 void cpu_close(struct device *);
 void cpu_set_threads(struct device *, int threads);
 void *cpu_alloc(struct device *, size_t bytes);
+real *cpu_alloc_weights(struct device *, size_t n);
 void cpu_free(struct device *, void *);
 void cpu_copy(struct device *, void *to, const void *from, size_t bytes);
 void cpu_zero(struct device *, void *, size_t bytes);
+void cpu_repeat(struct device *, struct recording **, void (*body)(void *arg), void *arg);
+void cpu_forget(struct device *, struct recording *);
+void cpu_add_losses(struct device *, double *sum, const real *losses, size_t n);
 
 #endif

@@ -602,8 +602,8 @@ OPERATION(attention_decode, act *, act *, act *, const act *, int, int, int);
 OPERATION(cross_entropy, real *, real *, real *, const act *, const real *, const int32_t *, double, int, int,
           int);
 OPERATION(logits, real *, const act *, const real *, int, int, int);
-OPERATION(adamw, real *, const real *, real *, real *, size_t, int64_t, double, double, double, double,
-          double, double);
-double ISA_NAME(sum_squares)(struct device *, const real *, size_t);
+OPERATION(sum_squares, double *, const real *, size_t);
+OPERATION(adamw, real *, const real *, real *, real *, size_t, const struct segment *, int,
+          const struct adamw *, const struct update *);
 
 #endif

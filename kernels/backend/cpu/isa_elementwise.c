@@ -240,32 +240,28 @@ static void sum_squares_unit(void *arg, long unit, int thread)
     s->partial[unit] = sum;
 }
 
-double ISA_NAME(sum_squares)(struct device *device, const real *x, size_t n)
+void ISA_NAME(sum_squares)(struct device *device, double *sum, const real *x, size_t n)
 {
     long units = (long) ((n + ELEMENTS_A_UNIT - 1) / ELEMENTS_A_UNIT);
     struct squares s = {x, device_shared(device, SCRATCH_PARTIAL, (size_t) units * sizeof(double)), n};
-    double sum = 0;
 
     pool_run(device->pool, units, sum_squares_unit, &s);
+    *sum = 0;
     for (long i = 0; i < units; i++)
-        sum += s.partial[i];
-    return sum;
+        *sum += s.partial[i];
 }
 
-struct adamw {
+struct adamw_job {
     float *p, *m, *v;
     const float *g;
-    size_t n;
-    float rate, rest1, beta1, rest2, beta2, eps, keep, grad_scale, v_scale;
+    const struct segment *segments;
+    long n;
+    float rate, rest1, beta1, rest2, beta2, eps, shrink, grad_scale, v_scale;
 };
 
-static void adamw_unit(void *arg, long unit, int thread)
+static void adamw_run(const struct adamw_job *a, long i, long end, float keep)
 {
-    const struct adamw *a = arg;
-    long end = least((unit + 1) * ELEMENTS_A_UNIT, (long) a->n);
-
-    (void) thread;
-    for (long i = unit * ELEMENTS_A_UNIT; i < end; i += VW) {
+    for (; i < end; i += VW) {
         long n = end - i;
         vf g = load_n(a->g + i, n) * a->grad_scale;
         vf m = load_n(a->m + i, n) * a->beta1 + g * a->rest1;
@@ -273,27 +269,47 @@ static void adamw_unit(void *arg, long unit, int thread)
 
         store_n(a->m + i, m, n);
         store_n(a->v + i, v, n);
-        store_n(a->p + i, load_n(a->p + i, n) * a->keep - a->rate * m / (vsqrt(v * a->v_scale) + a->eps), n);
+        store_n(a->p + i, load_n(a->p + i, n) * keep - a->rate * m / (vsqrt(v * a->v_scale) + a->eps), n);
     }
 }
 
-void ISA_NAME(adamw)(struct device *device, real *p, const real *g, real *m, real *v, size_t n, int64_t step,
-                     double lr, double beta1, double beta2, double eps, double decay, double grad_scale)
+static void adamw_unit(void *arg, long unit, int thread)
 {
-    struct adamw a = {.p = p,
-                      .m = m,
-                      .v = v,
-                      .g = g,
-                      .n = n,
-                      .rate = (float) (lr / (1 - pow(beta1, (double) step))),
-                      .v_scale = (float) (1 / (1 - pow(beta2, (double) step))),
-                      .beta1 = (float) beta1,
-                      .rest1 = (float) (1 - beta1),
-                      .beta2 = (float) beta2,
-                      .rest2 = (float) (1 - beta2),
-                      .eps = (float) eps,
-                      .keep = (float) (1 - lr * decay),
-                      .grad_scale = (float) grad_scale};
+    const struct adamw_job *a = arg;
+    const struct segment *s = a->segments;
+    long i = unit * ELEMENTS_A_UNIT, end = least(i + ELEMENTS_A_UNIT, a->n);
 
-    pool_run(device->pool, (long) ((n + ELEMENTS_A_UNIT - 1) / ELEMENTS_A_UNIT), adamw_unit, &a);
+    (void) thread;
+    for (; i < end; s++) {
+        long stop = least((long) s->end, end);
+
+        if (stop > i) {
+            adamw_run(a, i, stop, s->decays ? a->shrink : 1);
+            i = stop;
+        }
+    }
+}
+
+void ISA_NAME(adamw)(struct device *device, real *p, const real *g, real *m, real *v, size_t n,
+                     const struct segment *segments, int count, const struct adamw *c, const struct update *u)
+{
+    struct adamw_job a = {.p = p,
+                          .m = m,
+                          .v = v,
+                          .g = g,
+                          .segments = segments,
+                          .n = (long) n,
+                          .rate = (float) (u->learning_rate / u->correction1),
+                          .v_scale = (float) (1 / u->correction2),
+                          .beta1 = (float) c->beta1,
+                          .rest1 = (float) (1 - c->beta1),
+                          .beta2 = (float) c->beta2,
+                          .rest2 = (float) (1 - c->beta2),
+                          .eps = (float) c->eps,
+                          .shrink = (float) (1 - u->learning_rate * c->decay),
+                          .grad_scale = (float) update_grad_scale(u, c->grad_clip)};
+
+    (void) count;
+    if (!isnan(a.grad_scale))
+        pool_run(device->pool, (a.n + ELEMENTS_A_UNIT - 1) / ELEMENTS_A_UNIT, adamw_unit, &a);
 }

@@ -82,7 +82,7 @@ void cross_entropy(struct device *device, real *losses, real *dx, real *dwte, co
     size_t fitting = CHUNK_BYTES / sizeof(float) / ld / CHUNK_ROWS * CHUNK_ROWS;
     int chunk = (int) min((size_t) rows, max((size_t) CHUNK_ROWS, fitting));
     struct operand xs = act_operand<T>(device, SCRATCH_X, x, rows, C);
-    struct operand ws = real_operand<T>(device, SCRATCH_W, wte, V, C);
+    struct operand ws = weight_operand<T>(device, SCRATCH_W, wte, V, C);
     float *logits = (float *) scratch(device, SCRATCH_LOGITS, sizeof(float) * chunk * ld);
     T *dlogits = dx ? (T *) scratch(device, SCRATCH_DLOGITS, sizeof(T) * chunk * dlogits_ld) : NULL;
 

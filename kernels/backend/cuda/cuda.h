@@ -2,10 +2,11 @@
  * The CUDA backend, seen from inside: the opened device, launches, scratch memory, and what the kernel files
  * share.
  *
- * Invariants: everything goes through one stream in the order of the calls; a device is used by the thread
- * that opened it; launch shapes and orders of addition follow from an operation's shape alone and nothing
- * floating is added atomically, so the same call gives the same bits.  An operation cannot fail: what CUDA
- * refuses ends the process with a message, which the parent keeps.
+ * Invariants: everything goes through the device's one stream in the order of the calls; an opened device
+ * shares nothing with another, so that many, each in a thread of its own, serve as many runs; launch shapes
+ * and orders of addition follow from an operation's shape alone and nothing floating is added atomically, so
+ * the same call gives the same bits.  An operation cannot fail: what CUDA refuses ends the process with a
+ * message, which the parent keeps.
  *
  * T is the element of act: bf16 for precision bf16, float for float32.  The sources compile with nvcc, and
  * with g++ against the headers in regress/cuda_shim.
@@ -39,22 +40,61 @@ enum scratch {
 
 struct plan; /* a cuBLASLt product: product.cu */
 
+/* Weights with their bf16 copy, which upload and adamw keep up to date. */
+struct weights {
+    real *at;
+    size_t n;
+    bf16 *copy;
+    struct weights *next;
+};
+
+/* Pinned memory that a small copy goes through. */
+#define STAGES      4
+#define STAGE_BYTES ((size_t) 1 << 20)
+struct stage {
+    void *memory;     /* STAGE_BYTES */
+    cudaEvent_t done; /* the last copy */
+};
+
 struct device {
     cudaStream_t stream;
     cublasLtHandle_t products;
     struct plan *plans;
+    struct weights *weights;
     struct {
         void *memory;
         size_t size;
     } scratch[SCRATCH_COUNT];
+    uint64_t moves; /* of scratch memory: a recording made before one is stale */
+    bool recording;
+    struct stage stages[STAGES];
+    unsigned staged; /* copies so far: stages take turns, so that nobody waits for them */
 };
 
 /* ---- device.cu ---- */
 
 /* Ends the process, naming `what`, unless all is well. */
 void check(cudaError_t error, const char *what);
+/* backend_no_memory of the engine */
+extern void (*no_memory)(const char *message);
+
+/* ---- memory.cu ---- */
+cudaError_t memory_open(struct device *);
+void memory_close(struct device *);
 /* Device memory of at least that size, 256-byte aligned, undefined contents; a later call may move it. */
 void *scratch(struct device *, enum scratch which, size_t bytes);
+/* The same weights as bf16; NULL when they are not in a block of alloc_weights. */
+bf16 *weights_copy(struct device *, const real *w);
+void *alloc(struct device *, size_t bytes);
+template <class T> real *alloc_weights(struct device *, size_t n);
+void free_memory(struct device *, void *memory);
+void upload(struct device *, void *to, const void *from, size_t bytes);
+void download(struct device *, void *to, const void *from, size_t bytes);
+void zero(struct device *, void *to, size_t bytes);
+
+/* ---- recording.cu ---- */
+void repeat(struct device *, struct recording **recording, void (*body)(void *arg), void *arg);
+void forget(struct device *, struct recording *recording);
 
 template <class... Wanted, class... Given>
 void launch(struct device *device, void (*kernel)(Wanted...), dim3 blocks, int threads, Given... given)
@@ -117,9 +157,12 @@ void embedding_forward(struct device *, real *x, const int32_t *tokens, const re
 void embedding_backward(struct device *, real *dwte, real *dwpe, const real *dx, const int32_t *tokens, int B,
                         int T, int C, int V);
 template <class T> void act_to_real(struct device *, real *out, const act *in, size_t n);
-double sum_squares(struct device *, const real *x, size_t n);
-void adamw(struct device *, real *p, const real *g, real *m, real *v, size_t n, int64_t step, double lr,
-           double beta1, double beta2, double eps, double decay, double grad_scale);
+void real_to_bf16(struct device *, bf16 *out, const real *in, size_t n);
+void add_losses(struct device *, double *sum, const real *losses, size_t n);
+void sum_squares(struct device *, double *sum, const real *x, size_t n);
+void adamw(struct device *, real *p, const real *g, real *m, real *v, size_t n,
+           const struct segment *segments, int count, const struct adamw *constants,
+           const struct update *update);
 
 /* ---- knn.cu ---- */
 

@@ -1,7 +1,4 @@
-/*
- * The CUDA device: which there are, opening and closing, memory and copies; and the two tables of each
- * device.
- */
+/* The CUDA device: which there are, opening and closing; and the two tables of each device. */
 #include "cuda.h"
 
 #include <dlfcn.h>
@@ -25,25 +22,7 @@ void check(cudaError_t error, const char *what)
     exit(EXIT_FAILURE);
 }
 
-static void (*no_memory)(const char *message);
-
-void *scratch(struct device *device, enum scratch which, size_t bytes)
-{
-    auto &buffer = device->scratch[which];
-
-    if (buffer.size < bytes) {
-        check(cudaFree(buffer.memory), "giving scratch memory back");
-        buffer.memory = NULL;
-        if (cudaMalloc(&buffer.memory, bytes) != cudaSuccess) {
-            char message[100];
-
-            snprintf(message, sizeof message, "out of memory: %zu bytes of scratch on the GPU", bytes);
-            no_memory(message);
-        }
-        buffer.size = bytes;
-    }
-    return buffer.memory;
-}
+void (*no_memory)(const char *message);
 
 /* ---- which there are ---- */
 
@@ -99,8 +78,7 @@ static int64_t free_memory(int ordinal)
 static void close_device(struct device *device)
 {
     product_close(device);
-    for (auto &buffer : device->scratch)
-        cudaFree(buffer.memory);
+    memory_close(device);
     if (device->products)
         cublasLtDestroy(device->products);
     if (device->stream)
@@ -135,6 +113,8 @@ template <int ordinal> static struct device *open_device(int threads, char *mess
     (void) threads;
     if (device && (error = cudaSetDevice(ordinal)) == cudaSuccess)
         error = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess)
+        error = memory_open(device);
     if (error == cudaSuccess && open_products(device, message, message_size) == 0)
         return device;
     if (error != cudaSuccess)
@@ -150,44 +130,6 @@ static void set_threads(struct device *device, int threads)
     (void) device, (void) threads;
 }
 
-/* ---- memory ---- */
-
-static void *alloc(struct device *device, size_t bytes)
-{
-    void *memory = NULL;
-
-    if (cudaMalloc(&memory, bytes ? bytes : 1) != cudaSuccess) {
-        (void) cudaGetLastError(); /* forgets it: the caller is told */
-        return NULL;
-    }
-    check(cudaMemsetAsync(memory, 0, bytes, device->stream), "clearing memory");
-    return memory;
-}
-
-static void free_memory(struct device *device, void *memory)
-{
-    (void) device;
-    check(cudaFree(memory), "giving memory back");
-}
-
-static void upload(struct device *device, void *to, const void *from, size_t bytes)
-{
-    /* from pageable memory it returns when the source has been read */
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, device->stream), "copying to the device");
-}
-
-static void download(struct device *device, void *to, const void *from, size_t bytes)
-{
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device->stream),
-          "copying from the device");
-    check(cudaStreamSynchronize(device->stream), "waiting for the device");
-}
-
-static void zero(struct device *device, void *to, size_t bytes)
-{
-    check(cudaMemsetAsync(to, 0, bytes, device->stream), "clearing memory");
-}
-
 /* ---- the tables ---- */
 
 template <int ordinal, class T>
@@ -199,11 +141,14 @@ static const struct backend table = {
     .close = close_device,
     .set_threads = set_threads,
     .alloc = alloc,
+    .alloc_weights = alloc_weights<T>,
     .free = free_memory,
     .upload = upload,
     .download = download,
     .zero = zero,
     .act_to_real = act_to_real<T>,
+    .repeat = repeat,
+    .forget = forget,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
     .layernorm_forward = layernorm_forward<T>,
@@ -215,6 +160,7 @@ static const struct backend table = {
     .attention_decode = attention_decode<T>,
     .cross_entropy = cross_entropy<T>,
     .logits = logits<T>,
+    .add_losses = add_losses,
     .sum_squares = sum_squares,
     .adamw = adamw,
 };

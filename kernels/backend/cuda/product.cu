@@ -17,9 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGNMENT       16 /* bytes */
-#define WORKSPACE_BYTES ((size_t) 64 << 20)
-#define THREADS         256
+#define ALIGNMENT      16 /* bytes */
+#define WORKSPACE_MOST ((size_t) 64 << 20)
+#define THREADS        256
 
 template <class T> static cudaDataType_t type_of();
 template <> cudaDataType_t type_of<float>()
@@ -53,6 +53,7 @@ struct plan {
     struct shape shape;
     struct plan *next;
     bool usable;
+    size_t workspace; /* bytes */
     cublasLtMatmulDesc_t description;
     cublasLtMatrixLayout_t x, w, y;
     cublasLtMatmulAlgo_t algorithm;
@@ -97,7 +98,7 @@ static void choose_algorithm(struct device *device, struct plan *plan)
     /* it takes the alignment from the pointers' values */
     set_pointers(plan, (const void *) ALIGNMENT, (const void *) ALIGNMENT);
     check_product(cublasLtMatmulPreferenceCreate(&preference), "describing a preference");
-    prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t) WORKSPACE_BYTES);
+    prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t) WORKSPACE_MOST);
     prefer(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
            (uint32_t) CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
     prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t) ALIGNMENT);
@@ -109,6 +110,7 @@ static void choose_algorithm(struct device *device, struct plan *plan)
                                        plan->y, preference, 1, &found, &count) == CUBLAS_STATUS_SUCCESS &&
         count == 1 && found.state == CUBLAS_STATUS_SUCCESS;
     plan->algorithm = found.algo;
+    plan->workspace = found.workspaceSize;
     check_product(cublasLtMatmulPreferenceDestroy(preference), "forgetting a preference");
 }
 
@@ -159,14 +161,14 @@ static bool run(struct device *device, const struct shape *s, void *y, const voi
                 const void *bias, const void *aux)
 {
     struct plan *plan = plan_for(device, s);
-    void *workspace = scratch(device, SCRATCH_WORKSPACE, WORKSPACE_BYTES);
     float one = 1, add = s->accumulate ? 1 : 0;
 
     if (!plan->usable)
         return false;
     set_pointers(plan, bias, aux);
     check_product(cublasLtMatmul(device->products, plan->description, &one, w, plan->w, x, plan->x, &add, y,
-                                 plan->y, y, plan->y, &plan->algorithm, workspace, WORKSPACE_BYTES,
+                                 plan->y, y, plan->y, &plan->algorithm,
+                                 scratch(device, SCRATCH_WORKSPACE, plan->workspace), plan->workspace,
                                  device->stream),
                   "a product");
     return true;
@@ -228,6 +230,15 @@ struct operand real_operand(struct device *device, enum scratch which, const rea
     if (sizeof(T) == sizeof(float))
         return act_operand<T>(device, which, in, rows, columns);
     return copy_operand<T>(device, which, in, NULL, rows, columns);
+}
+
+template <class T>
+struct operand weight_operand(struct device *device, enum scratch which, const real *w, int rows, int columns)
+{
+    const bf16 *copy = sizeof(T) == sizeof(bf16) ? weights_copy(device, w) : NULL;
+
+    return copy ? act_operand<T>(device, which, copy, rows, columns)
+                : real_operand<T>(device, which, w, rows, columns);
 }
 
 /* ---- results ---- */
@@ -324,16 +335,19 @@ void linear_forward(struct device *device, act *y_act, real *y_real, act *pre, c
 {
     struct operand xs = act_operand<T>(device, SCRATCH_X, x, rows, K), ws;
     struct result out = {};
+    const bf16 *bias_copy = sizeof(T) == sizeof(bf16) && bias ? weights_copy(device, bias) : NULL;
 
-    /* with bf16 the bias comes along as a last row of w */
-    if (sizeof(T) == sizeof(float))
-        ws = real_operand<T>(device, SCRATCH_W, w, K, N);
-    else
+    /* an epilogue takes the bias as T: from the copy of the weights, or it comes along as a last row of w */
+    if (sizeof(T) == sizeof(float) || !bias || (bias_copy && is_aligned(bias_copy, ALIGNMENT))) {
+        ws = weight_operand<T>(device, SCRATCH_W, w, K, N);
+        out.bias_in_t = bias_copy;
+    } else {
         ws = copy_operand<T>(device, SCRATCH_W, w, bias, K, N);
+        out.bias_in_t = (const T *) ws.at + (size_t) K * ws.ld;
+    }
     out.as_act = y_act;
     out.as_real = y_real;
     out.bias = bias;
-    out.bias_in_t = (const T *) ws.at + (size_t) K * ws.ld;
     out.pre = pre;
     multiply<T>(device, rows, N, K, xs, ws, out);
 }
@@ -360,7 +374,7 @@ void linear_backward(struct device *device, act *dx_act, real *dx_real, real *dw
     back.as_act = dx_act;
     back.as_real = dx_real;
     back.slope = pre;
-    multiply<T>(device, rows, K, N, dys, real_operand<T>(device, SCRATCH_W, w, K, N).turned(), back);
+    multiply<T>(device, rows, K, N, dys, weight_operand<T>(device, SCRATCH_W, w, K, N).turned(), back);
 }
 
 template <class T>
@@ -370,13 +384,14 @@ void logits(struct device *device, real *out, const act *x, const real *wte, int
 
     result.as_real = out;
     multiply<T>(device, rows, V, C, act_operand<T>(device, SCRATCH_X, x, rows, C),
-                real_operand<T>(device, SCRATCH_W, wte, V, C).turned(), result);
+                weight_operand<T>(device, SCRATCH_W, wte, V, C).turned(), result);
 }
 
 #define INSTANTIATE(T)                                                                                       \
     template int padded<T>(int);                                                                             \
     template struct operand act_operand<T>(struct device *, enum scratch, const act *, int, int);            \
     template struct operand real_operand<T>(struct device *, enum scratch, const real *, int, int);          \
+    template struct operand weight_operand<T>(struct device *, enum scratch, const real *, int, int);        \
     template void multiply<T>(struct device *, int, int, int, struct operand, struct operand,                \
                               struct result);                                                                \
     template void linear_forward<T>(struct device *, act *, real *, act *, const act *, const real *,        \

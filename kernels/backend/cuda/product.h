@@ -35,6 +35,9 @@ template <class T>
 struct operand act_operand(struct device *, enum scratch, const act *in, int rows, int columns);
 template <class T>
 struct operand real_operand(struct device *, enum scratch, const real *in, int rows, int columns);
+/* The same for weights, which may be there as T already. */
+template <class T>
+struct operand weight_operand(struct device *, enum scratch, const real *w, int rows, int columns);
 /* out[M,N] = x[M,K] w[K,N], the operands as the product reads them */
 template <class T>
 void multiply(struct device *, int M, int N, int K, struct operand x, struct operand w, struct result out);

@@ -1,12 +1,12 @@
 /*
  * Sums over many elements in an order that only the shape decides: columns of a matrix (gradients of biases
- * and of layer norms), and the squares of a gradient.
+ * and of layer norms), losses, and the squares of a gradient.
  */
 #include "kernel.h"
 
 #define SLABS_MOST 256 /* of rows, in add_columns */
 #define TILE_ROWS  8
-#define PARTS      512 /* blocks of sum_squares */
+#define PARTS      512 /* blocks of a total, at most */
 #define THREADS    256
 
 /*
@@ -57,7 +57,7 @@ void add_columns(struct device *device, float *out, const T *in, int rows, int c
 template void add_columns<float>(struct device *, float *, const float *, int, int, size_t);
 template void add_columns<bf16>(struct device *, float *, const bf16 *, int, int, size_t);
 
-/* ---- sum of squares ---- */
+/* ---- totals in double ---- */
 
 /* The sum over a block in double, in thread 0. */
 __device__ static double block_sum(double x)
@@ -74,20 +74,22 @@ __device__ static double block_sum(double x)
     return part[0];
 }
 
-/* part[gridDim.x] = sums of squares of x[n], every gridDim.x * THREADS-th element to a thread */
-__global__ void __launch_bounds__(THREADS) squares_kernel(double *part, const float *x, size_t n)
+/* part[gridDim.x] = sums of x[n] or of their squares, every gridDim.x * THREADS-th element to a thread */
+template <bool squares>
+__global__ void __launch_bounds__(THREADS) parts_kernel(double *part, const float *x, size_t n)
 {
     double sum = 0;
 
     for (size_t i = (size_t) blockIdx.x * THREADS + threadIdx.x; i < n; i += (size_t) gridDim.x * THREADS)
-        sum += (double) x[i] * x[i];
+        sum += squares ? (double) x[i] * x[i] : x[i];
     sum = block_sum(sum);
     if (threadIdx.x == 0)
         part[blockIdx.x] = sum;
 }
 
-/* part[parts] = the sum of part[0 .. parts-1]; one block */
-__global__ void __launch_bounds__(THREADS) total_kernel(double *part, int parts)
+/* *out (+)= the sum of part[parts]; one block */
+template <bool add>
+__global__ void __launch_bounds__(THREADS) total_kernel(double *out, const double *part, int parts)
 {
     double sum = 0;
 
@@ -95,18 +97,25 @@ __global__ void __launch_bounds__(THREADS) total_kernel(double *part, int parts)
         sum += part[i];
     sum = block_sum(sum);
     if (threadIdx.x == 0)
-        part[parts] = sum;
+        *out = add ? *out + sum : sum;
 }
 
-double sum_squares(struct device *device, const real *x, size_t n)
+template <bool squares, bool add>
+static void total(struct device *device, double *out, const real *x, size_t n)
 {
     int parts = (int) min((size_t) PARTS, (n + THREADS - 1) / THREADS);
-    double *part = (double *) scratch(device, SCRATCH_PARTIAL, (PARTS + 1) * sizeof(double)), sum;
+    double *part = (double *) scratch(device, SCRATCH_PARTIAL, PARTS * sizeof(double));
 
-    launch(device, squares_kernel, parts, THREADS, part, x, n);
-    launch(device, total_kernel, 1, THREADS, part, parts);
-    check(cudaMemcpyAsync(&sum, part + parts, sizeof sum, cudaMemcpyDeviceToHost, device->stream),
-          "reading a sum of squares");
-    check(cudaStreamSynchronize(device->stream), "a sum of squares");
-    return sum;
+    launch(device, parts_kernel<squares>, parts, THREADS, part, x, n);
+    launch(device, total_kernel<add>, 1, THREADS, out, (const double *) part, parts);
+}
+
+void add_losses(struct device *device, double *sum, const real *losses, size_t n)
+{
+    total<false, true>(device, sum, losses, n);
+}
+
+void sum_squares(struct device *device, double *sum, const real *x, size_t n)
+{
+    total<true, false>(device, sum, x, n);
 }

@@ -1,0 +1,205 @@
+/*
+ * Device memory, scratch, weights with their bf16 copy, and copies between host and device.
+ *
+ * A small copy goes through pinned memory: upload returns at once, and where the host must wait it polls, so
+ * that a signal is taken and a thread with nothing to do sleeps.
+ */
+#include "cuda.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SPINS          2000 /* polls before a wait sleeps between them: some milliseconds */
+#define NAP_NANOSECOND 20000
+
+cudaError_t memory_open(struct device *device)
+{
+    for (auto &stage : device->stages) {
+        cudaError_t error = cudaEventCreateWithFlags(&stage.done, cudaEventDisableTiming);
+
+        if (error == cudaSuccess)
+            error = cudaHostAlloc(&stage.memory, STAGE_BYTES, cudaHostAllocDefault);
+        if (error != cudaSuccess)
+            return error;
+    }
+    return cudaSuccess;
+}
+
+void memory_close(struct device *device)
+{
+    for (auto &buffer : device->scratch)
+        cudaFree(buffer.memory); /* waits for the device */
+    for (auto &stage : device->stages) {
+        if (stage.memory)
+            cudaFreeHost(stage.memory);
+        if (stage.done)
+            cudaEventDestroy(stage.done);
+    }
+}
+
+/* ---- waiting ---- */
+
+static void wait_for(cudaEvent_t event)
+{
+    const struct timespec nap = {0, NAP_NANOSECOND};
+    cudaError_t error;
+
+    for (int polls = 0; (error = cudaEventQuery(event)) == cudaErrorNotReady; polls++)
+        if (polls < SPINS)
+            sched_yield();
+        else
+            nanosleep(&nap, NULL);
+    check(error, "waiting for the device");
+}
+
+/* The stage whose turn it is, when its last copy is done.  A recording would repeat a copy of old contents.
+ */
+static struct stage *next_stage(struct device *device)
+{
+    struct stage *stage = &device->stages[device->staged++ % STAGES];
+
+    if (device->recording)
+        check(cudaErrorStreamCaptureUnsupported, "a copy between host and device");
+    wait_for(stage->done);
+    return stage;
+}
+
+/* ---- scratch ---- */
+
+void *scratch(struct device *device, enum scratch which, size_t bytes)
+{
+    auto &buffer = device->scratch[which];
+
+    if (buffer.size < bytes) {
+        if (device->recording)
+            check(cudaErrorMemoryAllocation, "scratch that grows while operations are recorded");
+        check(cudaFree(buffer.memory), "giving scratch memory back");
+        buffer.memory = NULL;
+        device->moves++;
+        if (cudaMalloc(&buffer.memory, bytes) != cudaSuccess) {
+            char message[100];
+
+            snprintf(message, sizeof message, "out of memory: %zu bytes of scratch on the GPU", bytes);
+            no_memory(message);
+        }
+        buffer.size = bytes;
+    }
+    return buffer.memory;
+}
+
+/* ---- memory ---- */
+
+void *alloc(struct device *device, size_t bytes)
+{
+    void *memory = NULL;
+
+    if (cudaMalloc(&memory, bytes ? bytes : 1) != cudaSuccess) {
+        (void) cudaGetLastError(); /* forgets it: the caller is told */
+        return NULL;
+    }
+    check(cudaMemsetAsync(memory, 0, bytes, device->stream), "clearing memory");
+    return memory;
+}
+
+template <> real *alloc_weights<float>(struct device *device, size_t n)
+{
+    return (real *) alloc(device, n * sizeof(real));
+}
+
+template <> real *alloc_weights<bf16>(struct device *device, size_t n)
+{
+    struct weights *weights = (struct weights *) calloc(1, sizeof *weights);
+
+    if (!weights)
+        return NULL;
+    weights->n = n;
+    weights->at = (real *) alloc(device, n * sizeof(real));
+    weights->copy = weights->at ? (bf16 *) alloc(device, n * sizeof(bf16)) : NULL;
+    if (!weights->copy) {
+        free_memory(device, weights->at);
+        free(weights);
+        return NULL;
+    }
+    weights->next = device->weights;
+    device->weights = weights;
+    return weights->at;
+}
+
+/* The block that an address lies in, by the link to it, or the NULL at the end. */
+static struct weights **find_weights(struct device *device, const void *at)
+{
+    struct weights **link = &device->weights;
+
+    while (*link && !((const real *) at >= (*link)->at && (const real *) at < (*link)->at + (*link)->n))
+        link = &(*link)->next;
+    return link;
+}
+
+bf16 *weights_copy(struct device *device, const real *w)
+{
+    const struct weights *block = *find_weights(device, w);
+
+    return block ? block->copy + (w - block->at) : NULL;
+}
+
+void free_memory(struct device *device, void *memory)
+{
+    struct weights **link = find_weights(device, memory), *block = *link;
+
+    if (block) {
+        *link = block->next;
+        check(cudaFree(block->copy), "giving memory back");
+        free(block);
+    }
+    check(cudaFree(memory), "giving memory back");
+}
+
+/* ---- copies ---- */
+
+void upload(struct device *device, void *to, const void *from, size_t bytes)
+{
+    bf16 *copy = weights_copy(device, (const real *) to);
+    struct stage *stage = next_stage(device);
+
+    if (bytes <= STAGE_BYTES) {
+        memcpy(stage->memory, from, bytes);
+        check(cudaMemcpyAsync(to, stage->memory, bytes, cudaMemcpyHostToDevice, device->stream),
+              "copying to the device");
+        check(cudaEventRecord(stage->done, device->stream), "copying to the device");
+    } else {
+        /* from pageable memory it returns when the source has been read */
+        check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, device->stream),
+              "copying to the device");
+    }
+    if (copy)
+        real_to_bf16(device, copy, (const real *) to, bytes / sizeof(real));
+}
+
+void download(struct device *device, void *to, const void *from, size_t bytes)
+{
+    struct stage *stage = next_stage(device);
+    bool small = bytes <= STAGE_BYTES;
+
+    if (small)
+        check(cudaMemcpyAsync(stage->memory, from, bytes, cudaMemcpyDeviceToHost, device->stream),
+              "copying from the device");
+    check(cudaEventRecord(stage->done, device->stream), "copying from the device");
+    wait_for(stage->done);
+    if (small) {
+        memcpy(to, stage->memory, bytes);
+        return;
+    }
+    /* to pageable memory it returns when the copy is done */
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device->stream),
+          "copying from the device");
+    check(cudaStreamSynchronize(device->stream), "copying from the device");
+}
+
+void zero(struct device *device, void *to, size_t bytes)
+{
+    check(cudaMemsetAsync(to, 0, bytes, device->stream), "clearing memory");
+}
