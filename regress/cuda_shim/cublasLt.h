@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #define CUBLASLT_LIBRARY NULL /* the program itself */
+#define TOOLKITS         ""
 
 enum cudaDataType_t { CUDA_R_32F = 0, CUDA_R_8I = 3, CUDA_R_32I = 10, CUDA_R_16BF = 14 };
 enum cublasStatus_t {

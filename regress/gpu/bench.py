@@ -214,7 +214,7 @@ def main():
     arguments.add_argument("folder")
     arguments.add_argument("-t", type=float, default=3600, help="seconds after which no stage begins")
     arguments.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))
-    given = arguments.parse_args()
+    given = arguments.parse_intermixed_args()
     unknown = set(given.stages) - set(STAGES)
     if unknown:
         arguments.error("no such stage: %s; %s are" % (", ".join(unknown), ", ".join(STAGES)))

@@ -69,7 +69,7 @@ sanitize() {
     local name=$1 sanitizer
     shift
     on_device "$name" || return
-    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer /opt/nvidia/*/compute-sanitizer 2>/dev/null | head -n 1)
+    sanitizer=$(command -v compute-sanitizer || find /usr/local/cuda*/ /opt/nvidia -name compute-sanitizer -type f -perm -u+x 2>/dev/null | head -n 1)
     [ -n "$sanitizer" ] || { note "$name" "left out: no compute-sanitizer here"; return; }
     run "$name" 150 "$sanitizer" --error-exitcode 1 --tool "$@" "$folder/test_cuda"
     grep -h 'ERROR SUMMARY\|RACECHECK SUMMARY' "$logs/$name" | tail -n 1

@@ -2,6 +2,7 @@
 #include "cuda.h"
 
 #include <dlfcn.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #define QUOTE(x)         #x
 #define LIBRARY(major)   "libcublasLt.so." QUOTE(major)
 #define CUBLASLT_LIBRARY LIBRARY(CUBLAS_VER_MAJOR)
+#define TOOLKITS         "/usr/local/cuda*/lib64/" CUBLASLT_LIBRARY
 #endif
 
 void check(cudaError_t error, const char *what)
@@ -87,14 +89,28 @@ static void close_device(struct device *device)
 }
 
 /*
- * cuBLASLt is large, so it is not loaded with this library (to list devices) but here: its functions are
- * bound when they are first called.  0, or -1 and a message.
+ * cuBLASLt is large, so it is not loaded with this library (to list devices) but when a device is opened: its
+ * functions are bound when they are first called.  Looked for where the loader looks (LD_LIBRARY_PATH, where
+ * nvcc was, the system), then in toolkits.  NULL: it is nowhere, and dlerror says so.
  */
+static void *load_products(void)
+{
+    void *found = dlopen(CUBLASLT_LIBRARY, RTLD_NOW | RTLD_GLOBAL);
+    glob_t toolkits = {};
+
+    if (!found && glob(TOOLKITS, 0, NULL, &toolkits) == 0)
+        for (size_t i = 0; i < toolkits.gl_pathc && !found; i++)
+            found = dlopen(toolkits.gl_pathv[i], RTLD_NOW | RTLD_GLOBAL);
+    globfree(&toolkits);
+    return found ? found : dlopen(CUBLASLT_LIBRARY, RTLD_NOW | RTLD_GLOBAL);
+}
+
+/* 0, or -1 and a message. */
 static int open_products(struct device *device, char *message, size_t message_size)
 {
     cublasStatus_t status;
 
-    if (!dlopen(CUBLASLT_LIBRARY, RTLD_NOW | RTLD_GLOBAL)) {
+    if (!load_products()) {
         snprintf(message, message_size, "%s", dlerror());
         return -1;
     }
