@@ -142,8 +142,10 @@ static double gelu_error(void)
 
 int main(void)
 {
-    static const int shapes[][3] = {{1, 1, 1},    {3, 5, 7},     {4, 33, 100}, {5, 16, 16},  {13, 17, 31},
-                                    {14, 64, 32}, {29, 385, 33}, {64, 48, 96}, {57, 900, 7}, {700, 31, 65}};
+    static const int shapes[][3] = {{1, 1, 1},      {3, 5, 7},     {4, 33, 100},  {5, 16, 16},
+                                    {13, 17, 31},   {14, 64, 32},  {29, 385, 33}, {64, 48, 96},
+                                    {57, 900, 7},   {700, 31, 65}, {41, 30, 290}, {30, 1024, 40},
+                                    {1090, 40, 270}};
     const struct backend *list[BACKEND_MOST];
     int count = backend_list(list);
     char message[256];

@@ -55,8 +55,8 @@ typedef float vf __attribute__((vector_size(4 * VW)));
 typedef int32_t vi __attribute__((vector_size(4 * VW)));
 typedef float vf_any __attribute__((vector_size(4 * VW), aligned(4), may_alias)); /* at any element */
 
-typedef float
-    cell; /* what a product reads: STEP elements in 32 bits, never used as a number when STEP is 2 */
+/* What a product reads: STEP elements in 32 bits, never used as a number when STEP is 2. */
+typedef float cell;
 #ifdef BF16
 #define STEP 2
 typedef uint16_t act_t;
@@ -64,6 +64,7 @@ typedef uint16_t act_t;
 #define STEP 1
 typedef float act_t;
 #endif
+typedef cell cell_any __attribute__((aligned(4 / STEP), may_alias)); /* where a row of act lies */
 
 /* ---- loads and stores; the _n forms touch the first n elements only (n of VW or more: all) ---- */
 inline_always vf load(const float *from)
@@ -147,6 +148,17 @@ inline_always void store_act_n(act_t *to, vf x, long n)
         _mm256_mask_storeu_epi16(to, (__mmask16) ((1u << n) - 1), half);
 #else
     store_n(to, x, n);
+#endif
+}
+
+/* The two vectors of 2 VW consecutive elements. */
+inline_always void store_act_row(act_t *to, vf first, vf second)
+{
+#ifdef BF16
+    store((float *) to, (vf) _mm512_cvtne2ps_pbh((__m512) second, (__m512) first));
+#else
+    store(to, first);
+    store(to + VW, second);
 #endif
 }
 
@@ -502,8 +514,8 @@ inline_always vf multiply_add(vf sum, cell a, vf b)
 #endif
 }
 
-inline_always void multiply_tile(int rows, int vectors, vf acc[rows][vectors], const cell *a, long a_row,
-                                 long a_k, const cell *b, long b_k, long K)
+inline_always void multiply_tile(int rows, int vectors, vf acc[][2], const cell *a, long a_row, long a_k,
+                                 const cell *b, long b_k, long K)
 {
     for (long k = 0; k < K; k++, a += a_k, b += b_k) {
         vf bs[2];
@@ -516,6 +528,30 @@ inline_always void multiply_tile(int rows, int vectors, vf acc[rows][vectors], c
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++)
                 acc[i][v] = multiply_add(acc[i][v], a[i * a_row], bs[v]);
+    }
+}
+
+/* The same with cells k of row i at a[i * ld + k] and b a panel: few pointers reach all rows. */
+inline_always void multiply_rows(int rows, vf acc[][2], const cell_any *a, long ld, const cell *b, long K)
+{
+    const cell_any *at[(MR + 2) / 3];
+
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i += 3)
+        at[i / 3] = a + i * ld;
+    for (long k = 0; k < K; k++, b += NR) {
+        vf first = load(b), second = load(b + VW);
+
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            cell x = at[i / 3][i % 3 * ld];
+
+            acc[i][0] = multiply_add(acc[i][0], x, first);
+            acc[i][1] = multiply_add(acc[i][1], x, second);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i += 3)
+            at[i / 3]++;
     }
 }
 

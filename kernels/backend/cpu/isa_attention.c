@@ -243,7 +243,7 @@ static void scores_backward(const struct attention *w, const struct backward *g,
 
 inline_always void add_dq(int vectors, float *dq, const cell *ds_rows, const cell *k_rows, long lanes)
 {
-    vf acc[AR][vectors];
+    vf acc[AR][2];
 
     for (int i = 0; i < AR; i++)
         for (int v = 0; v < vectors; v++)

@@ -2,25 +2,45 @@
  * Matrix products.
  *
  * Goto & van de Geijn's scheme: B is packed once, by all threads, into panels [K][NR] of cells; a unit of
- * work owns a block of C, packs its rows of A in panels [k][MR] of KC cells and multiplies tile by tile, MR x
- * NR accumulators in registers.  Sums over K run in order for every element, so neither blocks nor threads
- * change a bit.
+ * work owns a block of C and multiplies it tile by tile, MR x NR accumulators in registers.  A is read where
+ * it lies when that is as cells; else a unit copies its rows, or all threads what is to be multiplied
+ * transposed. Sums over K run in order for every element, so neither blocks nor threads change a bit.
  *
  * Roof: the FMA units.  Measured in a training step (Zen 5, one thread): at d_model 384 81 % of it forward
  * and 75 % backward in float32, 80 % and 73 % in bf16; at d_model 64 63 % and 56 %, 56 % and 53 %.
  */
 #include "isa.h"
 
-#define KC           256 /* cells of a packed block of A: KC x (MR + NR) of them stay in the first two caches */
-#define BLOCK_TILES  4   /* rows of a unit, in tiles */
-#define BLOCK_PANELS 12 /* columns of a unit, in panels */
+#define KC           512       /* cells of K between which sums wait in memory */
+#define UNIT_TILES   4         /* rows of a unit, in tiles */
+#define PANELS_CELLS (1 << 17) /* of B that a unit reads again and again: half of a second-level cache */
+#define FEW_PANELS   8 /* for so many a transposed A is read where it lies, for more in panels of a tile */
 
 struct blocked {
     const struct product *p;
     struct device *device;
-    cell *packed; /* B: panel j at packed + j * K * NR */
-    long K;       /* in cells */
+    cell *packed;  /* B: panel j at packed + j * K * NR */
+    cell *columns; /* a copy of a transposed A, cell k of row i at columns[k * columns_step + i]; or NULL */
+    long columns_step;
+    bool stays;  /* A is read where it is */
+    long K;      /* in cells */
+    long height; /* rows of a tile */
     long panels, tiles, panels_a_unit, row_blocks;
+};
+
+/* ---- tiles ---- */
+
+/* A tile's place: K cells of rows of A, a panel of B, where sums wait, where they go. */
+struct tile {
+    const cell_any *a; /* cell k of row i at a[i * step + k], or transposed at a[i + k * step] */
+    long step;
+    bool transposed;
+    const cell *b;
+    long K;
+    float *sums; /* [MR][NR] */
+    bool resume, last;
+    long row, column; /* of C; the last tile of A starts early, its rows before `first` are not its own */
+    long first, end;
 };
 
 /* What becomes of the sums of an element: the epilogue's parts, known when a case is compiled. */
@@ -28,11 +48,8 @@ struct epilogue {
     bool c_real, bias, pre, slope, accumulate;
 };
 
-inline_always void finish_vector(const struct product *p, struct epilogue e, vf x, long row, long column,
-                                 long n)
+inline_always vf finish(const struct product *p, struct epilogue e, vf x, long at, long column, long n)
 {
-    long at = row * p->c_row + column;
-
     if (e.bias)
         x += load_n(p->bias + column, n);
     if (e.pre) {
@@ -43,122 +60,221 @@ inline_always void finish_vector(const struct product *p, struct epilogue e, vf 
         x *= gelu_slope(load_act_n(p->slope + at, n));
     if (e.accumulate)
         x += load_of(p->c, true, at, n);
-    store_of(p->c, e.c_real, at, x, n);
+    return x;
 }
 
-/* One tile over K cells; `finish` NULL: its sums stay in `tile` [MR][NR] for the next K cells, else they go
- * to C. */
-inline_always void run_tile(int vectors, long K, const cell *a, const cell *b, float *tile, bool resume,
-                            const struct product *p, const struct epilogue *finish, long row, long column)
+/* A row of NR sums. */
+inline_always void finish_row(const struct product *p, struct epilogue e, vf first, vf second, long row,
+                              long column)
 {
-    vf acc[MR][vectors];
-    long rows = least(p->M - row, MR);
+    long at = row * p->c_row + column;
 
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
-            acc[i][v] = resume ? load(tile + i * NR + v * VW) : (vf){0};
-    multiply_tile(MR, vectors, acc, a, 1, MR, b, NR, K);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
-            if (!finish)
-                store(tile + i * NR + v * VW, acc[i][v]);
-            else if (i < rows)
-                finish_vector(p, *finish, acc[i][v], row + i, column + v * VW, VW);
+    first = finish(p, e, first, at, column, VW);
+    second = finish(p, e, second, at + VW, column + VW, VW);
+    if (e.c_real) {
+        store((float *) p->c + at, first);
+        store((float *) p->c + at + VW, second);
+    } else
+        store_act_row((act_t *) p->c + at, first, second);
 }
 
-#define TILE_CASE(name, ...)                                                                                 \
-    static void tile_##name(const struct product *p, long K, const cell *a, const cell *b, float *tile,      \
-                            bool resume, long row, long column)                                              \
+inline_always void prefetch_rows(const void *array, bool real, const struct product *p, const struct tile *t,
+                                 bool write)
+{
+    long bytes = real ? sizeof(float) : sizeof(act_t);
+    const char *at = (const char *) array + ((t->row + t->first) * p->c_row + t->column) * bytes;
+
+    for (long i = t->first; i < t->end; i++, at += p->c_row * bytes)
+        for (long byte = 0; byte < NR * bytes; byte += 64)
+            if (write)
+                __builtin_prefetch(at + byte, 1);
+            else
+                __builtin_prefetch(at + byte, 0);
+}
+
+/* Asks for what a tile will read and write when it is done. */
+static void prefetch_c(const struct product *p, const struct tile *t)
+{
+    prefetch_rows(p->c, p->c_real, p, t, true);
+    if (p->slope)
+        prefetch_rows(p->slope, false, p, t, false);
+    if (p->pre)
+        prefetch_rows(p->pre, false, p, t, true);
+}
+
+/* A tile of `height` rows and NR columns; `e` NULL: its sums go to t->sums, else to C. */
+inline_always void run_tile(int height, bool transposed, const struct product *p, const struct tile *t,
+                            const struct epilogue *e)
+{
+    vf acc[MR][2];
+
+#pragma GCC unroll 16
+    for (int i = 0; i < height; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            acc[i][v] = t->resume ? load(t->sums + i * NR + v * VW) : (vf){0};
+    if (transposed)
+        multiply_tile(height, 2, acc, (const cell *) t->a, 1, t->step, t->b, NR, t->K);
+    else
+        multiply_rows(height, acc, t->a, t->step, t->b, t->K);
+#pragma GCC unroll 16
+    for (int i = 0; i < height; i++)
+        if (e && i >= t->first && i < t->end)
+            finish_row(p, *e, acc[i][0], acc[i][1], t->row + i, t->column);
+        else if (!e) {
+            store(t->sums + i * NR, acc[i][0]);
+            store(t->sums + i * NR + VW, acc[i][1]);
+        }
+}
+
+typedef void (*tile_case)(const struct product *, const struct tile *);
+#define TILE_CASE(name, height, transposed, ...)                                                             \
+    static void tile_##name(const struct product *p, const struct tile *t)                                   \
     {                                                                                                        \
-        run_tile(2, K, a, b, tile, resume, p, &(const struct epilogue){__VA_ARGS__}, row, column);           \
+        const struct product own_p = *p; /* copies that no store can change */                               \
+        const struct tile own_t = *t;                                                                        \
+        run_tile(height, transposed, &own_p, &own_t, __VA_ARGS__);                                           \
     }
-TILE_CASE(real, .c_real = true)
-TILE_CASE(real_bias, .c_real = true, .bias = true)
-TILE_CASE(accumulate, .c_real = true, .accumulate = true)
-TILE_CASE(act, .c_real = false)
-TILE_CASE(act_bias, .bias = true)
+TILE_CASE(real, MR, false, &(const struct epilogue){.c_real = true})
+TILE_CASE(real_bias, MR, false, &(const struct epilogue){.c_real = true, .bias = true})
+TILE_CASE(act, MR, false, &(const struct epilogue){0})
+TILE_CASE(act_bias, MR, false, &(const struct epilogue){.bias = true})
+TILE_CASE(sums, MR, false, NULL)
+TILE_CASE(transposed_accumulate, MR, true, &(const struct epilogue){.c_real = true, .accumulate = true})
+TILE_CASE(transposed_sums, MR, true, NULL)
+TILE_CASE(low_accumulate, MR - 1, true, &(const struct epilogue){.c_real = true, .accumulate = true})
+TILE_CASE(low_sums, MR - 1, true, NULL)
 
-typedef void (*tile_case)(const struct product *, long, const cell *, const cell *, float *, bool, long,
-                          long);
-
-/* The compiled case of a whole panel's last K cells; NULL: by finish_rows, as GELU would crowd the registers.
- */
-static tile_case choose_case(const struct product *p)
+/* The compiled case of whole tiles' last K cells; NULL: by finish_sums, as GELU would crowd the registers. */
+static tile_case choose_case(const struct product *p, long height, bool transposed)
 {
-    if (p->pre || p->slope)
+    bool plain = !p->pre && !p->slope && !p->accumulate;
+
+    if (transposed && p->accumulate && p->c_real && !p->bias)
+        return height == MR ? tile_transposed_accumulate : tile_low_accumulate;
+    if (transposed || !plain)
         return NULL;
-    if (p->accumulate)
-        return p->bias ? NULL : tile_accumulate;
     if (p->c_real)
         return p->bias ? tile_real_bias : tile_real;
     return p->bias ? tile_act_bias : tile_act;
 }
 
-inline_always void finish_rows(const struct product *p, struct epilogue e, const float *tile, long row,
-                               long column, long rows, long columns)
+inline_always void finish_rows(const struct product *p, struct epilogue e, const struct tile *t, long columns)
 {
-    for (long i = 0; i < rows; i++)
-        for (long j = 0; j < columns; j += VW)
-            finish_vector(p, e, load(tile + i * NR + j), row + i, column + j, columns - j);
+    for (long i = t->first; i < t->end; i++)
+        if (columns == NR)
+            finish_row(p, e, load(t->sums + i * NR), load(t->sums + i * NR + VW), t->row + i, t->column);
+        else
+            for (long j = 0; j < columns; j += VW) {
+                long at = (t->row + i) * p->c_row + t->column + j, n = columns - j;
+
+                store_of(p->c, e.c_real, at, finish(p, e, load(t->sums + i * NR + j), at, t->column + j, n),
+                         n);
+            }
 }
 
-static void multiply(const struct product *p, long K, const cell *a, const cell *b, float *tile, bool resume,
-                     bool last, long row, long column)
+static void finish_sums(const struct product *p, const struct tile *t)
 {
-    long rows = least(p->M - row, MR), columns = least(p->N - column, NR);
-    tile_case known = last && columns == NR ? choose_case(p) : NULL;
+    long columns = least(p->N - t->column, NR);
 
+    if (columns == NR && p->pre && p->bias && !p->c_real)
+        finish_rows(p, (struct epilogue){.bias = true, .pre = true}, t, NR);
+    else if (columns == NR && p->slope && !p->bias && !p->c_real)
+        finish_rows(p, (struct epilogue){.slope = true}, t, NR);
+    else
+        finish_rows(p, (struct epilogue){p->c_real, p->bias, p->pre, p->slope, p->accumulate}, t, columns);
+}
+
+static void multiply(const struct product *p, const struct tile *t, long height)
+{
+    tile_case known = t->last && t->column + NR <= p->N ? choose_case(p, height, t->transposed) : NULL;
+
+    if (t->last)
+        prefetch_c(p, t);
     if (known) {
-        known(p, K, a, b, tile, resume, row, column);
+        known(p, t);
         return;
     }
-    if (columns > VW)
-        run_tile(2, K, a, b, tile, resume, p, NULL, row, column);
+    if (!t->transposed)
+        tile_sums(p, t);
+    else if (height == MR)
+        tile_transposed_sums(p, t);
     else
-        run_tile(1, K, a, b, tile, resume, p, NULL, row, column);
-    if (!last)
-        return;
-    if (columns == NR && p->pre && p->bias && !p->c_real)
-        finish_rows(p, (struct epilogue){.bias = true, .pre = true}, tile, row, column, rows, NR);
-    else if (columns == NR && p->slope && !p->bias && !p->c_real)
-        finish_rows(p, (struct epilogue){.slope = true}, tile, row, column, rows, NR);
-    else
-        finish_rows(p, (struct epilogue){p->c_real, p->bias, p->pre, p->slope, p->accumulate}, tile, row,
-                    column, rows, columns);
+        tile_low_sums(p, t);
+    if (t->last)
+        finish_sums(p, t);
 }
 
 /* ---- packing ---- */
 
-/* Rows row .. row + tiles * MR of A, K cells from cell k0 on, to panels [K][MR]; room for VW more is needed.
- */
-static void pack_a(const struct product *p, cell *to, long row, long tiles, long k0, long K)
+/* Whether A can be read where it lies: as cells, and not all from the same places of the cache. */
+static bool lies_as_cells(const struct product *p, long height)
+{
+    bool rows = p->a.col == 1;
+    long step = (rows ? p->a.row : p->a.col) * (long) (p->a.real ? sizeof(float) : sizeof(act_t));
+
+    return p->M >= height && step % 4096 != 0 &&
+           (STEP == 1 || (rows && !p->a.real && p->K % STEP == 0 && step % sizeof(cell) == 0));
+}
+
+/* Distance of copied rows of n cells: whole vectors, not all on the same places of the cache. */
+static long row_step(long n)
+{
+    long step = round_up(n, VW);
+
+    return step % 64 == 0 ? step + VW : step;
+}
+
+/* Rows row .. row + n of A, K cells from cell k0 on, to rows `step` apart. */
+static void copy_rows(const struct product *p, cell *to, long step, long row, long n, long k0, long K)
 {
     long elements = least(p->K - k0 * STEP, K * STEP);
 
-    for (long t = 0; t < tiles; t++, row += MR, to += K * MR) {
-        const void *from = element(p->a.at, p->a.real, row * p->a.row + k0 * STEP * p->a.col);
-        long n = least(p->M - row, MR);
-
-        if (p->a.row == 1)
-            pack_rows(to, MR, from, p->a.real, p->a.col, n, elements, NULL);
-        else
-            pack_transposed(to, MR, from, p->a.real, p->a.row, n, elements);
-    }
+    for (long i = 0; i < n; i++)
+        for (long k = 0; k < elements; k += STEP * VW)
+            store(to + i * step + k / STEP,
+                  cells_along(p->a.at, p->a.real, (row + i) * p->a.row + k0 * STEP + k, elements - k));
 }
 
-static void pack_b(void *arg, long panel, int thread)
+#define COPIED_CELLS 64 /* cells of K in a unit that copies a transposed A */
+
+static void copy_columns(const struct blocked *w, long unit)
+{
+    const struct product *p = w->p;
+    long k = unit * COPIED_CELLS;
+
+    pack_rows(w->columns + k * w->columns_step, w->columns_step,
+              element(p->a.at, p->a.real, k * STEP * p->a.col), p->a.real, p->a.col, p->M,
+              least(p->K - k * STEP, COPIED_CELLS * STEP), NULL);
+}
+
+/* Columns row .. of A as it lies, K cells from cell k0 on, to a panel [K][height]; room for VW more is
+ * needed. */
+static void pack_panel(const struct product *p, cell *to, long height, long row, long k0, long K)
+{
+    const void *from = element(p->a.at, p->a.real, row + k0 * STEP * p->a.col);
+    long elements = least(p->K - k0 * STEP, K * STEP), n = least(p->M - row, height);
+
+    if (height == MR)
+        pack_rows(to, MR, from, p->a.real, p->a.col, n, elements, NULL);
+    else
+        pack_rows(to, MR - 1, from, p->a.real, p->a.col, n, elements, NULL);
+}
+
+static void pack(void *arg, long panel, int thread)
 {
     const struct blocked *w = arg;
     const struct product *p = w->p;
+
+    (void) thread;
+    if (panel >= w->panels) {
+        copy_columns(w, panel - w->panels);
+        return;
+    }
     long column = panel * NR, n = least(p->N - column, NR);
     cell *to = w->packed + panel * w->K * NR;
     const void *from = element(p->b.at, p->b.real, column * p->b.col);
 
-    (void) thread;
     if (p->b.col == 1 && p->column_sums) {
         float *sums = p->column_sums + column;
         vf sum[2] = {{0}};
@@ -175,55 +291,109 @@ static void pack_b(void *arg, long panel, int thread)
 }
 
 /* ---- blocks ---- */
+
+/* The tiles of A of a unit, K cells from cell k0 on; copied to `room` where they cannot be read elsewhere. */
+static void place_tiles(const struct blocked *w, struct tile *tiles, cell *room, long row, long count,
+                        long k0, long K)
+{
+    const struct product *p = w->p;
+    long step = row_step(K);
+
+    for (long i = 0; i < count; i++, row += w->height, room += p->a.col == 1 ? MR * step : w->height * K) {
+        long start = p->M >= w->height ? least(row, p->M - w->height) : 0,
+             end = least(p->M - start, w->height);
+        struct tile *t = &tiles[i];
+
+        *t = (struct tile){.a = room, .step = step, .K = K, .row = start, .first = row - start, .end = end};
+        t->transposed = p->a.col != 1;
+        if (w->columns) {
+            t->a = w->columns + k0 * w->columns_step + start;
+            t->step = w->columns_step;
+        } else if (t->transposed && !w->stays) {
+            t->step = w->height;
+            pack_panel(p, room, w->height, start, k0, K);
+        } else if (t->transposed) {
+            t->a = element(p->a.at, p->a.real, start + k0 * p->a.col);
+            t->step = p->a.col;
+        } else if (w->stays) {
+            t->a = element(p->a.at, p->a.real, start * p->a.row + k0 * STEP);
+            t->step = p->a.row / STEP;
+        } else {
+            copy_rows(p, room, step, start, end, k0, K);
+            memset(room + end * step, 0, (size_t) ((w->height - end) * step) * sizeof *room);
+        }
+    }
+}
+
 static void multiply_block(void *arg, long i, int thread)
 {
     const struct blocked *w = arg;
-    const struct product *p = w->p;
-    long row = i % w->row_blocks * w->tiles * MR, panel0 = i / w->row_blocks * w->panels_a_unit;
-    long tiles = least((p->M - row + MR - 1) / MR, w->tiles),
+    long row = i % w->row_blocks * w->tiles * w->height, panel0 = i / w->row_blocks * w->panels_a_unit;
+    long count = least((w->p->M - row + w->height - 1) / w->height, w->tiles),
          panels = least(w->panels - panel0, w->panels_a_unit);
     bool many = w->K > KC; /* then tiles wait in memory between blocks of KC cells */
-    long a_size = round_up(tiles * MR * least(w->K, KC) + VW, 16);
+    long a_size = w->stays || w->columns ? 0 : round_up(count * MR * row_step(least(w->K, KC)) + VW, 16);
     cell *a =
-        device_own(w->device, thread, (size_t) (a_size + (many ? tiles * panels : 1) * MR * NR) * sizeof *a);
+        device_own(w->device, thread, (size_t) (a_size + (many ? count * panels : 1) * MR * NR) * sizeof *a);
+    struct tile tiles[UNIT_TILES];
 
     for (long k = 0; k < w->K; k += KC) {
         long K = least(w->K - k, KC);
 
-        pack_a(p, a, row, tiles, k, K);
-        for (long j = 0; j < panels; j++) {
-            long column = (panel0 + j) * NR;
-            const cell *b = w->packed + (panel0 + j) * w->K * NR + k * NR;
+        place_tiles(w, tiles, a, row, count, k, K);
+        for (long j = 0; j < panels; j++)
+            for (long t = 0; t < count; t++) {
+                struct tile *tile = &tiles[t];
 
-            for (long t = 0; t < tiles; t++) {
-                float *sum = a + a_size + (many ? (j * tiles + t) * MR * NR : 0);
-
-                multiply(p, K, a + t * MR * K, b, sum, k > 0, k + K >= w->K, row + t * MR, column);
+                tile->b = w->packed + (panel0 + j) * w->K * NR + k * NR;
+                tile->sums = a + a_size + (many ? (j * count + t) * MR * NR : 0);
+                tile->resume = k > 0;
+                tile->last = k + K >= w->K;
+                tile->column = (panel0 + j) * NR;
+                multiply(w->p, tile, w->height);
             }
-        }
+    }
+}
+
+/* Cuts C into units, enough of them to go round. */
+static void cut(struct blocked *w, int threads)
+{
+    long all_tiles = (w->p->M + w->height - 1) / w->height, columns;
+
+    w->tiles = UNIT_TILES;
+    w->panels_a_unit = least(w->panels, PANELS_CELLS / NR / least(w->K, KC));
+    for (;;) {
+        w->row_blocks = (all_tiles + w->tiles - 1) / w->tiles;
+        columns = (w->panels + w->panels_a_unit - 1) / w->panels_a_unit;
+        if (w->row_blocks * columns >= 16 * threads || (w->tiles == 1 && w->panels_a_unit == 1))
+            return;
+        if (w->panels_a_unit > 3 || w->tiles == 1)
+            w->panels_a_unit = (w->panels_a_unit + 1) / 2;
+        else
+            w->tiles /= 2;
     }
 }
 
 /* Any shape. */
 void ISA_NAME(product)(struct device *device, const struct product *p)
 {
-    struct blocked w = {.p = p, .device = device, .K = steps(p->K), .panels = (p->N + NR - 1) / NR};
-    long all_tiles = (p->M + MR - 1) / MR, wanted = 8 * pool_threads(device->pool), columns;
+    bool transposed = p->a.col != 1;
+    struct blocked w = {
+        .p = p, .device = device, .K = steps(p->K), .panels = (p->N + NR - 1) / NR, .height = MR};
+    long copies = 0;
 
+    if (transposed && round_up(p->M, MR - 1) < round_up(p->M, MR))
+        w.height = MR - 1;
     w.packed = device_shared(device, SCRATCH_PACKED, (size_t) (w.panels * w.K * NR) * sizeof *w.packed);
-    pool_run(device->pool, w.panels, pack_b, &w);
-
-    w.tiles = BLOCK_TILES;
-    w.panels_a_unit = BLOCK_PANELS;
-    for (;;) { /* enough units to go round */
-        w.row_blocks = (all_tiles + w.tiles - 1) / w.tiles;
-        columns = (w.panels + w.panels_a_unit - 1) / w.panels_a_unit;
-        if (w.row_blocks * columns >= wanted || (w.tiles == 1 && w.panels_a_unit == 1))
-            break;
-        if (w.panels_a_unit > 3 || w.tiles == 1)
-            w.panels_a_unit = (w.panels_a_unit + 1) / 2;
-        else
-            w.tiles /= 2;
+    w.stays = lies_as_cells(p, w.height) && (!transposed || w.panels <= FEW_PANELS);
+    if (transposed && !w.stays && w.panels <= FEW_PANELS) {
+        w.columns_step = row_step(p->M > MR ? p->M : MR);
+        w.columns =
+            device_shared(device, SCRATCH_COLUMNS, (size_t) (w.columns_step * w.K) * sizeof *w.columns);
+        copies = (w.K + COPIED_CELLS - 1) / COPIED_CELLS;
     }
-    pool_run(device->pool, w.row_blocks * columns, multiply_block, &w);
+    pool_run(device->pool, w.panels + copies, pack, &w);
+    cut(&w, pool_threads(device->pool));
+    pool_run(device->pool, w.row_blocks * ((w.panels + w.panels_a_unit - 1) / w.panels_a_unit),
+             multiply_block, &w);
 }

@@ -74,7 +74,7 @@ void ISA_NAME(linear_forward)(struct device *device, act *y_act, real *y_real, a
 /* Rows whose gradients are packed at once: about a megabyte, a function of the shape alone. */
 static long gradient_rows(int rows, int N)
 {
-    return least(round_up(256 * 1024 / N, 256) * STEP, rows);
+    return least(round_up(256 * 1024 / N, 512) * STEP, rows);
 }
 
 void ISA_NAME(linear_backward)(struct device *device, act *dx_act, real *dx_real, real *dw, real *dbias,
