@@ -155,7 +155,7 @@ inline_always void store_act_n(act_t *to, vf x, long n)
 inline_always void store_act_row(act_t *to, vf first, vf second)
 {
 #ifdef BF16
-    store((float *) to, (vf) _mm512_cvtne2ps_pbh((__m512) second, (__m512) first));
+    _mm512_storeu_si512(to, (__m512i) _mm512_cvtne2ps_pbh((__m512) second, (__m512) first));
 #else
     store(to, first);
     store(to + VW, second);
