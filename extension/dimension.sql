@@ -13,97 +13,33 @@ CREATE FUNCTION @extschema@.tlaw_estimators(OUT estimator text, OUT usual_k int4
 COMMENT ON FUNCTION @extschema@.tlaw_estimators IS
     'the estimators of the intrinsic dimension: name, neighbours by default, convention and source';
 
-CREATE FUNCTION @extschema@.tlaw_dimension_add(state internal, point real[]) RETURNS internal
-    AS 'MODULE_PATHNAME', 'tlaw_dimension_add' LANGUAGE c IMMUTABLE;
-COMMENT ON FUNCTION @extschema@.tlaw_dimension_add(internal, real[]) IS 'part of tlaw_intrinsic_dimension';
-
-CREATE FUNCTION @extschema@.tlaw_dimension_add(state internal, point real[], estimator text) RETURNS internal
-    AS 'MODULE_PATHNAME', 'tlaw_dimension_add' LANGUAGE c IMMUTABLE;
-COMMENT ON FUNCTION @extschema@.tlaw_dimension_add(internal, real[], text) IS 'part of tlaw_intrinsic_dimension';
-
-CREATE FUNCTION @extschema@.tlaw_dimension_add(state internal, point real[], estimator text, k float8) RETURNS internal
-    AS 'MODULE_PATHNAME', 'tlaw_dimension_add' LANGUAGE c IMMUTABLE;
-COMMENT ON FUNCTION @extschema@.tlaw_dimension_add(internal, real[], text, float8) IS 'part of tlaw_intrinsic_dimension';
-
-CREATE FUNCTION @extschema@.tlaw_dimension_add(state internal, point real[], estimator text, k float8, metric text) RETURNS internal
-    AS 'MODULE_PATHNAME', 'tlaw_dimension_add' LANGUAGE c IMMUTABLE;
-COMMENT ON FUNCTION @extschema@.tlaw_dimension_add(internal, real[], text, float8, text) IS 'part of tlaw_intrinsic_dimension';
-
-CREATE FUNCTION @extschema@.tlaw_dimension_add(state internal, point float8[]) RETURNS internal
-    AS 'MODULE_PATHNAME', 'tlaw_dimension_add' LANGUAGE c IMMUTABLE;
-COMMENT ON FUNCTION @extschema@.tlaw_dimension_add(internal, float8[]) IS 'part of tlaw_intrinsic_dimension';
-
-CREATE FUNCTION @extschema@.tlaw_dimension_add(state internal, point float8[], estimator text) RETURNS internal
-    AS 'MODULE_PATHNAME', 'tlaw_dimension_add' LANGUAGE c IMMUTABLE;
-COMMENT ON FUNCTION @extschema@.tlaw_dimension_add(internal, float8[], text) IS 'part of tlaw_intrinsic_dimension';
-
-CREATE FUNCTION @extschema@.tlaw_dimension_add(state internal, point float8[], estimator text, k float8) RETURNS internal
-    AS 'MODULE_PATHNAME', 'tlaw_dimension_add' LANGUAGE c IMMUTABLE;
-COMMENT ON FUNCTION @extschema@.tlaw_dimension_add(internal, float8[], text, float8) IS 'part of tlaw_intrinsic_dimension';
-
-CREATE FUNCTION @extschema@.tlaw_dimension_add(state internal, point float8[], estimator text, k float8, metric text) RETURNS internal
-    AS 'MODULE_PATHNAME', 'tlaw_dimension_add' LANGUAGE c IMMUTABLE;
-COMMENT ON FUNCTION @extschema@.tlaw_dimension_add(internal, float8[], text, float8, text) IS 'part of tlaw_intrinsic_dimension';
-
 CREATE FUNCTION @extschema@.tlaw_dimension_finish(state internal) RETURNS @extschema@.tlaw_dimension_estimate
     AS 'MODULE_PATHNAME', 'tlaw_dimension_finish' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_dimension_finish IS 'part of tlaw_intrinsic_dimension';
 
-CREATE AGGREGATE @extschema@.tlaw_intrinsic_dimension(point real[]) (
-    SFUNC = @extschema@.tlaw_dimension_add, STYPE = internal, SSPACE = 1000000,
-    FINALFUNC = @extschema@.tlaw_dimension_finish, FINALFUNC_MODIFY = READ_WRITE);
-COMMENT ON AGGREGATE @extschema@.tlaw_intrinsic_dimension(real[]) IS
-    'intrinsic dimension of a set of points, with a 95 % interval';
-REVOKE ALL ON FUNCTION @extschema@.tlaw_intrinsic_dimension(real[]) FROM PUBLIC;
-
-CREATE AGGREGATE @extschema@.tlaw_intrinsic_dimension(point real[], estimator text) (
-    SFUNC = @extschema@.tlaw_dimension_add, STYPE = internal, SSPACE = 1000000,
-    FINALFUNC = @extschema@.tlaw_dimension_finish, FINALFUNC_MODIFY = READ_WRITE);
-COMMENT ON AGGREGATE @extschema@.tlaw_intrinsic_dimension(real[], text) IS
-    'intrinsic dimension of a set of points, with a 95 % interval';
-REVOKE ALL ON FUNCTION @extschema@.tlaw_intrinsic_dimension(real[], text) FROM PUBLIC;
-
-CREATE AGGREGATE @extschema@.tlaw_intrinsic_dimension(point real[], estimator text, k float8) (
-    SFUNC = @extschema@.tlaw_dimension_add, STYPE = internal, SSPACE = 1000000,
-    FINALFUNC = @extschema@.tlaw_dimension_finish, FINALFUNC_MODIFY = READ_WRITE);
-COMMENT ON AGGREGATE @extschema@.tlaw_intrinsic_dimension(real[], text, float8) IS
-    'intrinsic dimension of a set of points, with a 95 % interval';
-REVOKE ALL ON FUNCTION @extschema@.tlaw_intrinsic_dimension(real[], text, float8) FROM PUBLIC;
-
-CREATE AGGREGATE @extschema@.tlaw_intrinsic_dimension(point real[], estimator text, k float8, metric text) (
-    SFUNC = @extschema@.tlaw_dimension_add, STYPE = internal, SSPACE = 1000000,
-    FINALFUNC = @extschema@.tlaw_dimension_finish, FINALFUNC_MODIFY = READ_WRITE);
-COMMENT ON AGGREGATE @extschema@.tlaw_intrinsic_dimension(real[], text, float8, text) IS
-    'intrinsic dimension of a set of points, with a 95 % interval';
-REVOKE ALL ON FUNCTION @extschema@.tlaw_intrinsic_dimension(real[], text, float8, text) FROM PUBLIC;
-
-CREATE AGGREGATE @extschema@.tlaw_intrinsic_dimension(point float8[]) (
-    SFUNC = @extschema@.tlaw_dimension_add, STYPE = internal, SSPACE = 1000000,
-    FINALFUNC = @extschema@.tlaw_dimension_finish, FINALFUNC_MODIFY = READ_WRITE);
-COMMENT ON AGGREGATE @extschema@.tlaw_intrinsic_dimension(float8[]) IS
-    'intrinsic dimension of a set of points, with a 95 % interval';
-REVOKE ALL ON FUNCTION @extschema@.tlaw_intrinsic_dimension(float8[]) FROM PUBLIC;
-
-CREATE AGGREGATE @extschema@.tlaw_intrinsic_dimension(point float8[], estimator text) (
-    SFUNC = @extschema@.tlaw_dimension_add, STYPE = internal, SSPACE = 1000000,
-    FINALFUNC = @extschema@.tlaw_dimension_finish, FINALFUNC_MODIFY = READ_WRITE);
-COMMENT ON AGGREGATE @extschema@.tlaw_intrinsic_dimension(float8[], text) IS
-    'intrinsic dimension of a set of points, with a 95 % interval';
-REVOKE ALL ON FUNCTION @extschema@.tlaw_intrinsic_dimension(float8[], text) FROM PUBLIC;
-
-CREATE AGGREGATE @extschema@.tlaw_intrinsic_dimension(point float8[], estimator text, k float8) (
-    SFUNC = @extschema@.tlaw_dimension_add, STYPE = internal, SSPACE = 1000000,
-    FINALFUNC = @extschema@.tlaw_dimension_finish, FINALFUNC_MODIFY = READ_WRITE);
-COMMENT ON AGGREGATE @extschema@.tlaw_intrinsic_dimension(float8[], text, float8) IS
-    'intrinsic dimension of a set of points, with a 95 % interval';
-REVOKE ALL ON FUNCTION @extschema@.tlaw_intrinsic_dimension(float8[], text, float8) FROM PUBLIC;
-
-CREATE AGGREGATE @extschema@.tlaw_intrinsic_dimension(point float8[], estimator text, k float8, metric text) (
-    SFUNC = @extschema@.tlaw_dimension_add, STYPE = internal, SSPACE = 1000000,
-    FINALFUNC = @extschema@.tlaw_dimension_finish, FINALFUNC_MODIFY = READ_WRITE);
-COMMENT ON AGGREGATE @extschema@.tlaw_intrinsic_dimension(float8[], text, float8, text) IS
-    'intrinsic dimension of a set of points, with a 95 % interval';
-REVOKE ALL ON FUNCTION @extschema@.tlaw_intrinsic_dimension(float8[], text, float8, text) FROM PUBLIC;
+-- An aggregate has no default arguments: one for each number of them, for either type of array.
+DO $$
+DECLARE
+    point text;
+    options text;
+    arguments text;
+BEGIN
+    FOREACH point IN ARRAY '{real[],float8[]}'::text[] LOOP
+        FOREACH options IN ARRAY ARRAY['', ', estimator text', ', estimator text, k float8', ', estimator text, k float8, metric text'] LOOP
+            arguments := 'point ' || point || options;
+            EXECUTE pg_catalog.format('CREATE FUNCTION @extschema@.tlaw_dimension_add(state internal, %s) RETURNS internal
+                AS ''MODULE_PATHNAME'', ''tlaw_dimension_add'' LANGUAGE c IMMUTABLE', arguments);
+            EXECUTE pg_catalog.format('COMMENT ON FUNCTION @extschema@.tlaw_dimension_add(state internal, %s) IS
+                ''part of tlaw_intrinsic_dimension''', arguments);
+            EXECUTE pg_catalog.format('CREATE AGGREGATE @extschema@.tlaw_intrinsic_dimension(%s) (
+                SFUNC = @extschema@.tlaw_dimension_add, STYPE = internal, SSPACE = 1000000,
+                FINALFUNC = @extschema@.tlaw_dimension_finish, FINALFUNC_MODIFY = READ_WRITE)', arguments);
+            EXECUTE pg_catalog.format('COMMENT ON AGGREGATE @extschema@.tlaw_intrinsic_dimension(%s) IS
+                ''intrinsic dimension of a set of points, with a 95 %% interval''', arguments);
+            EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION @extschema@.tlaw_intrinsic_dimension(%s) FROM PUBLIC', arguments);
+        END LOOP;
+    END LOOP;
+END $$;
 
 -- ---- tables ----
 
@@ -149,17 +85,19 @@ REVOKE ALL ON FUNCTION @extschema@.tlaw_dimension FROM PUBLIC;
 CREATE FUNCTION @extschema@.tlaw_dimension_profile(source regclass, point_column name,
     estimator text DEFAULT 'calibrated', k float8 DEFAULT NULL, metric text DEFAULT 'euclidean',
     cluster_column name DEFAULT NULL, exclude_cluster boolean DEFAULT false, largest_k float8 DEFAULT 64,
-    known_dimension float8 DEFAULT NULL, seed float8 DEFAULT 0,
+    known_dimension float8 DEFAULT NULL, controls text[] DEFAULT '{gaussian,shuffled,known}', seed float8 DEFAULT 0,
     OUT profile text, OUT control text, OUT n int8, OUT neighbours int4, OUT dimension float8,
     OUT dimension_se float8, OUT dimension_low float8, OUT dimension_high float8, OUT message text)
     RETURNS SETOF record LANGUAGE plpgsql VOLATILE AS $$
+<<f>>
 DECLARE
     main record;
     known float8 := known_dimension;
     scales int[];
     questions @extschema@.tlaw_dimension_question[];
-    labels text[] := '{}';      -- profile of each question
-    controls text[] := '{}';
+    labels text[] := '{}';      -- of each question: its profile,
+    asked text[] := '{}';       -- control,
+    sizes int8[] := '{}';       -- and number of points, duplicates counted
     c text;
     s int;
     draw int;
@@ -170,35 +108,37 @@ BEGIN
     SELECT pg_catalog.array_agg(j ORDER BY j DESC) INTO scales
       FROM (SELECT (2 ^ i)::int AS j FROM pg_catalog.generate_series(1, 13) i) t
      WHERE j <= largest_k AND j < main.n / 4;
-    FOREACH c IN ARRAY ARRAY['', 'gaussian', 'shuffled', 'known'] LOOP
+    FOREACH c IN ARRAY '{""}' || CASE WHEN scales IS NULL THEN '{}' ELSE controls END LOOP    -- too few points: no need of controls
         CONTINUE WHEN c = 'known' AND known IS NULL;
         FOREACH s IN ARRAY COALESCE(scales, '{}') LOOP     -- the longest lists first: they serve the shorter ones
             questions := questions || ROW('gride', s, metric, exclude_cluster, c, known, NULL, seed)::@extschema@.tlaw_dimension_question;
             labels := labels || 'scale'::text;
-            controls := controls || c;
+            asked := asked || c;
+            sizes := sizes || main.n;
         END LOOP;
         FOR s IN 0 .. 3 LOOP
-            CONTINUE WHEN main.n / (2 ^ s) < 64;
+            CONTINUE WHEN s > 0 AND main.n / (2 ^ s) < 64;
             FOR draw IN 1 .. (2 ^ s)::int LOOP
                 questions := questions || ROW(estimator, k, metric, exclude_cluster, c, known,
                     CASE WHEN s > 0 THEN pg_catalog.floor(main.n / 2 ^ s) END, seed + draw - 1)::@extschema@.tlaw_dimension_question;
                 labels := labels || 'n'::text;
-                controls := controls || c;
+                asked := asked || c;
+                sizes := sizes || pg_catalog.floor(main.n / 2 ^ s)::int8;
             END LOOP;
         END LOOP;
     END LOOP;
     RETURN QUERY
     WITH answers AS MATERIALIZED (
-        SELECT labels[a.question] AS profile, controls[a.question] AS control, a.*
+        SELECT f.labels[a.question] AS profile, f.asked[a.question] AS control, f.sizes[a.question] AS size, a.*
           FROM @extschema@.tlaw_dimension_answers(source, point_column, NULL, cluster_column, questions) a
     ), scale AS (
         SELECT a.control, a.n, a.k, a.dimension, a.dimension_se, a.dimension_low, a.dimension_high, a.message
           FROM answers a WHERE a.profile = 'scale'
     ), size AS (                -- the mean over the draws of a size; they share points, so its error is that of one
-        SELECT a.control, a.n, pg_catalog.max(a.k) AS k, pg_catalog.avg(a.dimension) AS dimension,
+        SELECT a.control, pg_catalog.avg(a.n)::int8 AS n, pg_catalog.max(a.k) AS k, pg_catalog.avg(a.dimension) AS dimension,
                pg_catalog.avg(a.dimension_se) AS dimension_se, pg_catalog.avg(a.dimension_low) AS low,
-               pg_catalog.avg(a.dimension_high) AS high, pg_catalog.count(*) AS draws
-          FROM answers a WHERE a.profile = 'n' GROUP BY a.control, a.n
+               pg_catalog.avg(a.dimension_high) AS high, pg_catalog.count(*) AS draws, pg_catalog.max(a.message) AS message
+          FROM answers a WHERE a.profile = 'n' GROUP BY a.control, a.size
     ), window3 AS (             -- three successive scales whose estimates agree within their errors
         SELECT w.control, w.k, w.n, w.mean, w.se, w.high - w.low AS spread,
                w.high - w.low <= 1.96 * pg_catalog.sqrt(2) * w.largest_se AS flat
@@ -224,25 +164,25 @@ BEGIN
     ), extrapolated AS (
         SELECT r.*, (r.wxx * r.wy - r.wx * r.wxy) / NULLIF(r.w * r.wxx - r.wx ^ 2, 0) AS d,
                pg_catalog.sqrt(r.wxx / NULLIF(r.w * r.wxx - r.wx ^ 2, 0)) AS se
-          FROM regression r
+          FROM regression r WHERE r.sizes >= 3
     ), result AS (
         SELECT 1 AS part, 'scale' AS profile, x.control, x.n, x.k, x.dimension, x.dimension_se, x.dimension_low AS low,
                x.dimension_high AS high, x.message FROM scale x
         UNION ALL
-        SELECT 2, 'plateau', p.control, p.n, p.k, CASE WHEN p.flat THEN p.mean END, CASE WHEN p.flat THEN p.se END,
+        SELECT 2, 'plateau', t.control, COALESCE(p.n, t.n), p.k, CASE WHEN p.flat THEN p.mean END, CASE WHEN p.flat THEN p.se END,
                CASE WHEN p.flat THEN p.mean - 1.96 * p.se END, CASE WHEN p.flat THEN p.mean + 1.96 * p.se END,
                CASE WHEN p.flat THEN pg_catalog.format('three scales up to k = %s agree', p.k)
-                    ELSE pg_catalog.format('no plateau: the flattest three scales, up to k = %s, differ by %s', p.k, pg_catalog.round(p.spread::numeric, 3)) END
-          FROM plateau p
+                    WHEN p.k > 0 THEN pg_catalog.format('no plateau: the flattest three scales, up to k = %s, differ by %s', p.k, pg_catalog.round(p.spread::numeric, 3))
+                    ELSE 'no plateau: fewer than three scales' END
+          FROM (SELECT z.control, pg_catalog.max(z.n) AS n FROM size z GROUP BY z.control) t LEFT JOIN plateau p ON p.control = t.control
         UNION ALL
         SELECT 3, 'n', t.control, t.n, t.k, t.dimension, t.dimension_se, t.low, t.high,
-               CASE WHEN t.draws > 1 THEN pg_catalog.format('mean over %s draws', t.draws) END FROM size t
+               CASE WHEN t.draws > 1 AND t.dimension IS NOT NULL THEN pg_catalog.format('mean over %s draws', t.draws) ELSE t.message END
+          FROM size t
         UNION ALL
-        SELECT 4, 'extrapolation', e.control, e.n, e.k, CASE WHEN e.sizes >= 3 THEN e.d END,
-               CASE WHEN e.sizes >= 3 THEN e.se END, CASE WHEN e.sizes >= 3 THEN e.d - 1.96 * e.se END,
-               CASE WHEN e.sizes >= 3 THEN e.d + 1.96 * e.se END,
-               CASE WHEN e.sizes >= 3 THEN 'to infinite n, on n^(-1/d)' ELSE 'no extrapolation: fewer than 3 sizes' END
-          FROM extrapolated e
+        SELECT 4, 'extrapolation', t.control, COALESCE(e.n, t.n), e.k, e.d, e.se, e.d - 1.96 * e.se, e.d + 1.96 * e.se,
+               CASE WHEN e.sizes > 0 THEN 'to infinite n, on n^(-1/d)' ELSE 'no extrapolation: fewer than three sizes' END
+          FROM (SELECT z.control, pg_catalog.max(z.n) AS n FROM size z GROUP BY z.control) t LEFT JOIN extrapolated e ON e.control = t.control
     )
     SELECT r.profile, NULLIF(r.control, ''), r.n, r.k, r.dimension, r.dimension_se, r.low, r.high, r.message
       FROM result r ORDER BY r.control, r.part, r.k, r.n;
@@ -266,10 +206,7 @@ CREATE TABLE @extschema@.tlaw_run_dimension_record (
     measure_id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run_id int8 NOT NULL REFERENCES @extschema@.tlaw_run ON DELETE CASCADE,
     measured_at timestamptz NOT NULL DEFAULT now(),
-    layer int4, protocol text, position_group int4, position_low int4, position_high int4, exclude_document boolean,
-    untrained boolean, metric text, estimator text, k int4, dimension float8, dimension_se float8,
-    dimension_low float8, dimension_high float8, n int8, documents int8, positions int4, prefix int4,
-    batches int4, part text, seed int8, duplicates int8, ties int8, message text
+    LIKE @extschema@.tlaw_run_dimension_row
 );
 CREATE INDEX ON @extschema@.tlaw_run_dimension_record (run_id);
 COMMENT ON TABLE @extschema@.tlaw_run_dimension_record IS 'what tlaw_run_dimension found; read the view tlaw_run_dimensions';
@@ -309,6 +246,9 @@ DECLARE
     documents int8;
     batches int;
     note text;
+    paper @extschema@.tlaw_dimension_question[];        -- both metrics, Levina and Bickel with k = 20
+    ours @extschema@.tlaw_dimension_question[];         -- both metrics, neighbours from the same document counted,
+    apart @extschema@.tlaw_dimension_question[];        -- and not
     results @extschema@.tlaw_run_dimension_row[] := '{}';
     found @extschema@.tlaw_run_dimension_row[];
 BEGIN
@@ -325,6 +265,10 @@ BEGIN
             position_groups, batch, tlaw_run_dimension.positions;
     END IF;
     f.positions := LEAST(tlaw_run_dimension.positions, f.prefix);
+    SELECT pg_catalog.array_agg(ROW('levina_bickel', 20, m, false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question),
+           pg_catalog.array_agg(ROW(estimator, k, m, false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question),
+           pg_catalog.array_agg(ROW(estimator, k, m, true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question)
+      INTO paper, ours, apart FROM pg_catalog.unnest('{euclidean,cosine}'::text[]) m;
     FOR this IN SELECT l FROM pg_catalog.generate_series(0, f.n_layer + 1) l WHERE l = layer OR layer IS NULL LOOP
         CREATE TEMPORARY TABLE tlaw_run_dimension_states ON COMMIT DROP AS
         SELECT e.document, e.embedding,
@@ -338,47 +282,41 @@ BEGIN
         note := pg_catalog.concat_ws('; ',
             CASE WHEN f.documents < 4000 THEN pg_catalog.format('%s documents for the paper''s 4,000', f.documents) END,
             CASE WHEN f.prefix < 1024 THEN pg_catalog.format('the first %s tokens for its 1,024', f.prefix) END,
-            CASE WHEN f.batches = 0 THEN pg_catalog.format('one batch of fewer than %s points', tlaw_run_dimension.batch) END);
-        -- the paper's protocol: Levina and Bickel with k = 20 in batches in the order of documents, the mean of whole ones
-        SELECT pg_catalog.array_agg(ROW(this, 'batches', NULL, 1, f.prefix, false, untrained, b.metric, 'levina_bickel', 20,
-                   b.d, b.se, b.d - 1.96 * b.se, b.d + 1.96 * b.se, b.n, f.documents, f.positions, f.prefix, b.batches,
-                   part, seed, b.duplicates, b.ties, pg_catalog.concat_ws('; ', NULLIF(note, ''), b.message))
-               ::@extschema@.tlaw_run_dimension_row) INTO found
-          FROM (SELECT a.metric, pg_catalog.avg(a.dimension) AS d,
-                       CASE WHEN pg_catalog.count(*) > 1 THEN pg_catalog.stddev_samp(a.dimension) / pg_catalog.sqrt(pg_catalog.count(*))
-                            ELSE pg_catalog.max(a.dimension_se) END AS se,
-                       pg_catalog.sum(a.n)::int8 AS n, pg_catalog.count(*) AS batches, pg_catalog.sum(a.duplicates)::int8 AS duplicates,
-                       pg_catalog.sum(a.ties)::int8 AS ties, pg_catalog.max(a.message) AS message
-                  FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', 'batch', NULL,
-                           ARRAY[ROW('levina_bickel', 20, 'euclidean', false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
-                                 ROW('levina_bickel', 20, 'cosine', false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question]) a
-                 WHERE a.group_key::int < f.batches OR f.batches = 0
-                 GROUP BY a.metric) b;
+            CASE WHEN f.positions <> 32 THEN pg_catalog.format('%s positions a document for its 32', f.positions) END,
+            CASE WHEN f.batches = 0 THEN pg_catalog.format('one batch of fewer than %s points', tlaw_run_dimension.batch)
+                 WHEN tlaw_run_dimension.batch <> 3600 THEN pg_catalog.format('batches of %s points for its 3,600', tlaw_run_dimension.batch) END);
+        -- the paper's protocol: batches in the order of documents, the mean of whole ones
+        WITH batches AS (
+            SELECT a.metric, pg_catalog.avg(a.dimension) AS d,
+                   CASE WHEN pg_catalog.count(*) > 1 THEN pg_catalog.stddev_samp(a.dimension) / pg_catalog.sqrt(pg_catalog.count(*))
+                        ELSE pg_catalog.max(a.dimension_se) END AS se,
+                   pg_catalog.sum(a.n)::int8 AS n, pg_catalog.count(*) AS batches, pg_catalog.sum(a.duplicates)::int8 AS duplicates,
+                   pg_catalog.sum(a.ties)::int8 AS ties, pg_catalog.max(a.message) AS message
+              FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', 'batch', NULL, paper) a
+             WHERE a.group_key::int < f.batches OR f.batches = 0
+             GROUP BY a.metric
+        ), measured AS (
+            SELECT 'batches' AS protocol, NULL::int AS position_group, false AS exclude, b.metric, 'levina_bickel' AS estimator, 20 AS k,
+                   b.d AS dimension, b.se, b.d - 1.96 * b.se AS low, b.d + 1.96 * b.se AS high, b.n, b.batches, b.duplicates, b.ties,
+                   pg_catalog.concat_ws('; ', NULLIF(f.note, ''), b.message) AS message
+              FROM batches b
+            UNION ALL           -- all points at once, clustered by document, neighbours from the same document counted and not
+            SELECT 'pooled', NULL, a.question > 2, a.metric, a.estimator, a.k, a.dimension, a.dimension_se, a.dimension_low,
+                   a.dimension_high, a.n, NULL, a.duplicates, a.ties, a.message
+              FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', NULL, 'document', ours || apart) a
+            UNION ALL           -- by position in the document
+            SELECT 'position', a.group_key::int + 1, true, a.metric, a.estimator, a.k, a.dimension, a.dimension_se, a.dimension_low,
+                   a.dimension_high, a.n, NULL, a.duplicates, a.ties, a.message
+              FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', 'position_group', 'document', apart) a
+             WHERE position_groups > 0
+        )
+        SELECT pg_catalog.array_agg(ROW(this, m.protocol, m.position_group,
+                   COALESCE(pg_catalog.ceil((m.position_group - 1) * f.prefix / position_groups) + 1, 1),
+                   COALESCE(pg_catalog.ceil(m.position_group * f.prefix / position_groups), f.prefix),
+                   m.exclude, untrained, m.metric, m.estimator, m.k, m.dimension, m.se, m.low, m.high, m.n, f.documents, f.positions, f.prefix,
+                   m.batches, part, seed, m.duplicates, m.ties, m.message)::@extschema@.tlaw_run_dimension_row) INTO found
+          FROM measured m;
         results := results || found;
-        -- all points at once, clustered by document, neighbours from the same document counted and not
-        SELECT pg_catalog.array_agg(ROW(this, 'pooled', NULL, 1, f.prefix, q.exclude, untrained, a.metric, a.estimator, a.k,
-                   a.dimension, a.dimension_se, a.dimension_low, a.dimension_high, a.n, f.documents, f.positions, f.prefix,
-                   NULL, part, seed, a.duplicates, a.ties, a.message)::@extschema@.tlaw_run_dimension_row) INTO found
-          FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', NULL, 'document',
-                   ARRAY[ROW(estimator, k, 'euclidean', false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
-                         ROW(estimator, k, 'cosine', false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
-                         ROW(estimator, k, 'euclidean', true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
-                         ROW(estimator, k, 'cosine', true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question]) a,
-               LATERAL (SELECT a.question > 2 AS exclude) q;
-        results := results || found;
-        -- by position in the document
-        IF position_groups > 0 THEN
-            SELECT pg_catalog.array_agg(ROW(this, 'position', a.group_key::int + 1,
-                       pg_catalog.ceil(a.group_key::int * f.prefix / position_groups) + 1,
-                       pg_catalog.ceil((a.group_key::int + 1) * f.prefix / position_groups),
-                       true, untrained, a.metric, a.estimator, a.k,
-                       a.dimension, a.dimension_se, a.dimension_low, a.dimension_high, a.n, f.documents, f.positions, f.prefix,
-                       NULL, part, seed, a.duplicates, a.ties, a.message)::@extschema@.tlaw_run_dimension_row) INTO found
-              FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', 'position_group', 'document',
-                       ARRAY[ROW(estimator, k, 'euclidean', true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question,
-                             ROW(estimator, k, 'cosine', true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question]) a;
-            results := results || found;
-        END IF;
         DROP TABLE pg_temp.tlaw_run_dimension_states;
     END LOOP;
     PERFORM @extschema@.tlaw_record_run_dimension(tlaw_run_dimension.run_id, results);
@@ -387,6 +325,69 @@ END $$;
 COMMENT ON FUNCTION @extschema@.tlaw_run_dimension IS
     'measures the intrinsic dimension of a run''s hidden states by layer: the paper''s protocol (batches), all points at once (pooled) and by position, for both metrics; kept in tlaw_run_dimensions';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_run_dimension FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.tlaw_run_dimension_profile(run_id bigint, layer float8 DEFAULT NULL, second_run bigint DEFAULT NULL,
+    estimator text DEFAULT 'calibrated', k float8 DEFAULT NULL, metric text DEFAULT 'euclidean', exclude_document boolean DEFAULT true,
+    largest_k float8 DEFAULT 64, known_dimension float8 DEFAULT NULL, positions float8 DEFAULT 32, prefix float8 DEFAULT 1024,
+    max_documents float8 DEFAULT 4000, part text DEFAULT 'validation', seed float8 DEFAULT 0,
+    OUT profile text, OUT control text, OUT n int8, OUT neighbours int4, OUT dimension float8,
+    OUT dimension_se float8, OUT dimension_low float8, OUT dimension_high float8, OUT message text)
+    RETURNS SETOF record LANGUAGE plpgsql VOLATILE AS $$
+<<f>>
+DECLARE
+    run record;
+    other record;
+    this int := layer;
+    context int;
+    model record;
+BEGIN
+    SELECT * INTO run FROM @extschema@.tlaw_runs r WHERE r.run_id = tlaw_run_dimension_profile.run_id;
+    IF run.n_layer IS NULL THEN
+        RAISE EXCEPTION 'run % is not a trained run of yours', run_id;
+    END IF;
+    this := COALESCE(this, run.n_layer);
+    context := LEAST(prefix, run.context_length);
+    -- the same specification with another seed, in the same study first, on the same subset first
+    SELECT r.run_id, pg_catalog.format('run %s: seed %s, subset_seed %s', r.run_id, r.seed, r.subset_seed) AS said INTO other
+      FROM @extschema@.tlaw_runs r
+     WHERE r.run_id = second_run
+        OR second_run IS NULL AND r.status = 'done' AND (r.seed, r.subset_seed) IS DISTINCT FROM (run.seed, run.subset_seed)
+           AND (r.corpus, r.arch, r.n_layer, r.n_head, r.d_model, r.context_length, r.bias, r.train_tokens, r.steps, r.batch_size,
+                r.learning_rate, r.min_learning_rate, r.warmup_steps, r.schedule, r.cooldown_steps, r.weight_decay, r.beta1, r.beta2,
+                r.grad_clip, r."precision")
+               IS NOT DISTINCT FROM
+               (run.corpus, run.arch, run.n_layer, run.n_head, run.d_model, run.context_length, run.bias, run.train_tokens, run.steps,
+                run.batch_size, run.learning_rate, run.min_learning_rate, run.warmup_steps, run.schedule, run.cooldown_steps,
+                run.weight_decay, run.beta1, run.beta2, run.grad_clip, run."precision")
+     ORDER BY r.study IS DISTINCT FROM run.study, r.subset_seed IS DISTINCT FROM run.subset_seed, r.run_id LIMIT 1;
+    IF second_run IS NOT NULL AND other.run_id IS NULL THEN
+        RAISE EXCEPTION 'second_run = % is not a run of yours', second_run;
+    END IF;
+    FOR model IN SELECT * FROM (VALUES (tlaw_run_dimension_profile.run_id, false, NULL, '{gaussian,shuffled,known}'::text[], NULL),
+                                       (tlaw_run_dimension_profile.run_id, true, 'untrained', '{}', NULL),
+                                       (other.run_id, false, 'second seed', '{}', other.said)) m(run_id, untrained, control, controls, said)
+                  WHERE m.run_id IS NOT NULL LOOP
+        CREATE TEMPORARY TABLE tlaw_profile_states ON COMMIT DROP AS
+        SELECT e.document, e.embedding
+          FROM @extschema@.tlaw_embeddings(model.run_id, this, part => tlaw_run_dimension_profile.part, positions => LEAST(positions, context),
+                   prefix => context, max_documents => tlaw_run_dimension_profile.max_documents,
+                   seed => tlaw_run_dimension_profile.seed, untrained => model.untrained) e;
+        RETURN QUERY
+        SELECT p.profile, COALESCE(p.control, model.control), p.n, p.neighbours, p.dimension, p.dimension_se, p.dimension_low,
+               p.dimension_high, NULLIF(pg_catalog.concat_ws('; ', model.said, p.message), '')
+          FROM @extschema@.tlaw_dimension_profile('pg_temp.tlaw_profile_states', 'embedding', estimator, tlaw_run_dimension_profile.k,
+                   metric, 'document', exclude_document, largest_k, known_dimension, model.controls, seed) p;
+        DROP TABLE pg_temp.tlaw_profile_states;
+    END LOOP;
+    IF other.run_id IS NULL THEN
+        control := 'second seed';
+        message := pg_catalog.format('no second seed: no finished run differs from run %s in its seeds alone; train one, or name one as second_run', run_id);
+        RETURN NEXT;
+    END IF;
+END $$;
+COMMENT ON FUNCTION @extschema@.tlaw_run_dimension_profile IS
+    'the profile of a run''s hidden states (layer: NULL for the last block''s output) with its controls, among them the untrained model and a second seed: second_run, or the finished run that differs in its seeds alone';
+REVOKE ALL ON FUNCTION @extschema@.tlaw_run_dimension_profile FROM PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_run_dimension_record', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_run_dimension_record_measure_id_seq', '');

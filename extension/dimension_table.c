@@ -24,7 +24,7 @@
 static char *point_expression(Oid relation, const char *column)
 {
     AttrNumber number = get_attnum(relation, column);
-    Oid type, element;
+    Oid type, element, cast;
 
     if (number <= 0)
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -35,14 +35,13 @@ static char *point_expression(Oid relation, const char *column)
         return pstrdup(quote_identifier(column));
     if (element == INT2OID || element == INT4OID || element == INT8OID || element == NUMERICOID)
         return psprintf("%s::pg_catalog.float8[]", quote_identifier(column));
-    if (OidIsValid(element) || TypeCategory(type) != TYPCATEGORY_USER)
-        ereport(
-            ERROR,
+    if (find_coercion_pathway(FLOAT4ARRAYOID, type, COERCION_EXPLICIT, &cast) == COERCION_PATH_FUNC)
+        return psprintf("%s::pg_catalog.float4[]", quote_identifier(column));
+    ereport(ERROR,
             (errcode(ERRCODE_DATATYPE_MISMATCH),
-             errmsg("point_column: column \"%s\" of \"%s\" is of type %s; arrays of numbers and types that "
-                    "cast to real[] (as \"vector\" does) are accepted",
+             errmsg("point_column: column \"%s\" of \"%s\" is of type %s; arrays of numbers and types with a "
+                    "cast to real[] (as \"vector\" and \"halfvec\" have) are accepted",
                     column, get_rel_name(relation), format_type_be(type))));
-    return psprintf("%s::pg_catalog.float4[]", quote_identifier(column));
 }
 
 static const char *optional_column(Oid relation, const char *argument, const char *column)

@@ -11,3 +11,46 @@ CREATE FUNCTION @extschema@.tlaw_plot_query(query text, title text DEFAULT NULL,
     AS 'MODULE_PATHNAME', 'tlaw_plot_query' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_plot_query IS
     'the rows of a query as an SVG document; its columns: x, y [, low, high] [, series]; axes are named after them';
+
+CREATE FUNCTION @extschema@.tlaw_plot_dimension(run_id bigint, x text DEFAULT 'layer', protocol text DEFAULT 'pooled',
+    exclude_document boolean DEFAULT true, layer float8 DEFAULT NULL) RETURNS text LANGUAGE plpgsql STABLE AS $$
+<<f>>
+DECLARE
+    chosen text;                        -- the rows to plot: of repeated measurements with other settings the latest
+    place text;                         -- of a row on the x axis
+    measured record;
+BEGIN
+    IF x = 'layer' AND protocol IN ('pooled', 'batches') THEN
+        place := 'd.layer';
+        chosen := pg_catalog.format('d.run_id = %s AND d.protocol = %L AND d.exclude_document = %L', run_id, protocol,
+                                    exclude_document AND protocol = 'pooled');
+    ELSIF x = 'position' AND protocol = 'pooled' AND exclude_document THEN
+        place := '(d.position_low + d.position_high) / 2.0';
+        chosen := pg_catalog.format('d.run_id = %s AND d.protocol = ''position'' AND d.layer = %s', run_id,
+            COALESCE(layer::text, pg_catalog.format('(SELECT r.n_layer FROM @extschema@.tlaw_runs r WHERE r.run_id = %s)', run_id)));
+    ELSE
+        RAISE EXCEPTION 'x = %, protocol = %, exclude_document = % is not accepted: x is layer (protocol pooled or batches) or position (pooled, without neighbours from the same document)',
+            pg_catalog.quote_nullable(x), pg_catalog.quote_nullable(protocol), exclude_document;
+    END IF;
+    EXECUTE 'SELECT pg_catalog.count(*) AS rows, pg_catalog.max(d.n) AS n, pg_catalog.max(d.documents) AS documents,
+                    pg_catalog.string_agg(DISTINCT d.estimator, '', '') AS estimators, pg_catalog.max(r.n_layer) + 1 AS top,
+                    pg_catalog.max(d.layer) AS layer
+               FROM @extschema@.tlaw_run_dimensions d JOIN @extschema@.tlaw_runs r USING (run_id) WHERE ' || chosen INTO measured;
+    IF measured.rows = 0 THEN
+        RAISE EXCEPTION 'run % has no dimension by % to plot', run_id, x
+            USING HINT = pg_catalog.format('Measure it: SELECT * FROM tlaw_run_dimension(%s).', run_id);
+    END IF;
+    RETURN @extschema@.tlaw_plot_query(pg_catalog.format('
+        SELECT place, dimension, dimension_low, dimension_high, metric || CASE WHEN untrained THEN '', untrained'' ELSE '''' END
+          FROM (SELECT DISTINCT ON (d.layer, d.position_low, d.position_high, d.metric, d.untrained)
+                       %s AS place, d.dimension, d.dimension_low, d.dimension_high, d.metric, d.untrained
+                  FROM @extschema@.tlaw_run_dimensions d WHERE %s
+                 ORDER BY d.layer, d.position_low, d.position_high, d.metric, d.untrained, d.measure_id DESC) t
+         ORDER BY untrained, metric DESC, place', place, chosen),
+        pg_catalog.format('Run %s, %s, %s: %s points of %s documents', run_id, measured.estimators,
+            CASE WHEN x = 'position' THEN pg_catalog.format('layer %s', measured.layer) ELSE protocol END, measured.n, measured.documents),
+        CASE WHEN x = 'layer' THEN pg_catalog.format('Layer (0: embeddings, %s: after the last norm)', measured.top) ELSE 'Position (tokens)' END,
+        'Intrinsic dimension');
+END $$;
+COMMENT ON FUNCTION @extschema@.tlaw_plot_dimension IS
+    'what tlaw_run_dimension found for a run, with 95 % intervals, as an SVG document: x is layer (protocol: pooled or batches) or position (layer: NULL for the last block''s output); a series for each metric, and for the untrained model where it was measured';

@@ -161,9 +161,10 @@ struct asker {
     int32 *cluster;
 };
 
+/* Only what CHECK_FOR_INTERRUPTS will raise: other interrupts are handled, and the work goes on. */
 static int interrupted(void *arg)
 {
-    return InterruptPending;
+    return QueryCancelPending || ProcDiePending;
 }
 
 /* The whole set as the engine finds it in its spool file: rows, then clusters. */

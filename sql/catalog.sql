@@ -23,7 +23,8 @@ SELECT object FROM members JOIN pg_class c ON c.oid = objid
 -- functions that start an engine and that everybody may call
 SELECT object FROM members JOIN pg_proc p ON p.oid = objid
  WHERE classid = 'pg_proc'::regclass AND proname IN ('tlaw_create_corpus', 'tlaw_train', 'tlaw_estimate', 'tlaw_retry', 'tlaw_validation_loss',
-       'tlaw_generate', 'tlaw_embeddings', 'tlaw_devices', 'tlaw_run_dimension')
+       'tlaw_generate', 'tlaw_embeddings', 'tlaw_devices', 'tlaw_run_dimension',
+       'tlaw_run_dimension_profile', 'tlaw_dimension', 'tlaw_dimension_profile', 'tlaw_dimension_answers', 'tlaw_intrinsic_dimension')
    AND has_function_privilege('pg_read_all_settings', objid, 'EXECUTE');
 DROP VIEW members;
 

@@ -12,7 +12,7 @@ SELECT estimator, usual_k, convention <> '' AS convention FROM tlaw_estimators()
 
 -- the aggregate
 SELECT round(dimension::numeric, 1) AS d, dimension_low < dimension AND dimension < dimension_high AS inside, n, k, metric,
-       estimator, duplicates, ties, zero_distances, message ~ '^read .* before calibration$' AS read
+       estimator, duplicates, ties, zero_distances, message ~ '^read .* with 10 neighbours, .* with 40$' AS read
   FROM (SELECT (tlaw_intrinsic_dimension(x)).* FROM cloud) t;
 SELECT (tlaw_intrinsic_dimension(x, 'mackay', 10, 'angular')).metric,
        (tlaw_intrinsic_dimension(x::real[], 'twonn')).k FROM cloud;
@@ -58,6 +58,46 @@ SELECT count(*) FROM tlaw_dimension(NULL, 'x');
 SELECT profile, control, count(*), bool_and(dimension IS NOT NULL OR message LIKE 'no %') AS said
   FROM tlaw_dimension_profile('cloud', 'x') GROUP BY profile, control ORDER BY control NULLS FIRST, profile;
 SELECT count(*) FROM tlaw_run_dimension(987654);
+\set SHOW_CONTEXT never
+-- controls by name; what cannot be profiled is said in its rows; degenerate points in all entry points
+SELECT profile, control, n, dimension, message FROM tlaw_dimension_profile('cloud', 'x', controls => '{shuffled}', largest_k => 4) WHERE profile = 'plateau';
+SELECT count(*) FROM tlaw_dimension_profile('cloud', 'x', controls => '{gauss}');
+CREATE TABLE odd AS SELECT * FROM (VALUES ('one', ARRAY[1, 2, 3]::float8[]), ('NaN', ARRAY[1, 'NaN', 3]::float8[]), ('ragged', ARRAY[1, 2]::float8[]),
+    ('ragged', ARRAY[1, 2, 3]::float8[]), ('null', NULL)) v(kind, x);
+INSERT INTO odd SELECT 'equal', ARRAY[1, 2, 3] FROM generate_series(1, 100) UNION ALL SELECT 'few', ARRAY[i, i * i, 1] FROM generate_series(1, 5) i;
+CREATE FUNCTION asked(kind text, function text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    answer text;
+BEGIN
+    EXECUTE format('CREATE OR REPLACE VIEW odd_points AS SELECT x FROM odd WHERE kind = %L', kind);
+    EXECUTE format('SELECT string_agg(concat_ws('', '', n, dimension, message), ''; '') FROM %s', function) INTO answer;
+    RETURN answer;
+EXCEPTION WHEN OTHERS THEN
+    RETURN 'ERROR: ' || sqlerrm;
+END $$;
+SELECT kind, asked(kind, '(SELECT (tlaw_intrinsic_dimension(x)).* FROM odd_points) t') AS aggregate FROM unnest('{empty,"null",one,equal,few,NaN,ragged}'::text[]) kind;
+SELECT kind, asked(kind, 'tlaw_dimension(''odd_points'', ''x'')') AS dimension FROM unnest('{empty,"null",one,equal,few,NaN,ragged}'::text[]) kind;
+SELECT kind, asked(kind, 'tlaw_dimension_profile(''odd_points'', ''x'')') AS profile FROM unnest('{empty,"null",one,equal,few,NaN,ragged}'::text[]) kind;
+-- more coordinates than points: the Gaussian is made of the points; beyond 100 dimensions the default gives no answer
+CREATE TABLE broad AS SELECT ARRAY(SELECT v - floor(v) FROM generate_series(1, 16000) j, LATERAL (SELECT sin(i * 12.9898 + j * 78.233) * 43758.5453 AS v) t)::real[] AS x FROM generate_series(1, 40) i;
+SELECT control, n, dimension > 10 AS many FROM tlaw_dimension_profile('broad', 'x', estimator => 'mackay', controls => '{gaussian}') WHERE profile = 'n';
+SELECT n, dimension, regexp_replace(message, 'read.*', '') AS message FROM tlaw_dimension('broad', 'x');
+-- types with a cast to real[] count as points; others do not
+CREATE TYPE triple AS (a real, b real, c real);
+CREATE FUNCTION triple_points(triple) RETURNS real[] LANGUAGE sql IMMUTABLE AS 'SELECT ARRAY[$1.a, $1.b, $1.c]';
+CREATE TABLE triples AS SELECT i, ROW(x[1], x[2], x[3])::triple AS t, x::text AS written FROM cloud;
+SELECT count(*) FROM tlaw_dimension('triples', 't');
+CREATE CAST (triple AS real[]) WITH FUNCTION triple_points(triple) AS IMPLICIT;
+SELECT a.n, a.dimension = b.dimension AS same FROM tlaw_dimension('triples', 't') a, (SELECT (tlaw_intrinsic_dimension(t)).* FROM triples) b;
+SELECT count(*) FROM tlaw_dimension('triples', 'written');
+DROP TABLE triples;
+DROP TYPE triple CASCADE;
+SELECT count(*) FROM tlaw_run_dimension_profile(987654);
+SELECT tlaw_plot_dimension(987654);
+SELECT tlaw_plot_dimension(987654, 'height');
+DROP TABLE odd CASCADE;
+DROP TABLE broad;
+\set SHOW_CONTEXT errors
 CREATE ROLE tlaw_stranger;
 SET ROLE tlaw_stranger;
 SELECT count(*) FROM tlaw_dimension('cloud', 'x');

@@ -65,16 +65,20 @@ int tlaw_metric_find(const char *name)
     return -1;
 }
 
+/* k when none was asked for.  "calibrated" was calibrated with 15 points or more a neighbour. */
+static int default_k(enum tlaw_estimator estimator, int64_t n)
+{
+    int k = estimators[estimator].usual_k;
+
+    if (estimator == TLAW_ESTIMATOR_CALIBRATED && n < 15 * k)
+        k = n < 15 * 8 ? 8 : (int) (n / 60) * 4;
+    return k;
+}
+
 /* The lists that an estimator with k reads may be longer than k. */
 static int list_length(enum tlaw_estimator estimator, int k)
 {
     return estimator == TLAW_ESTIMATOR_GEOMLE ? 4 * k + 8 : k;
-}
-
-static int no_memory(struct tlaw_dimension *result)
-{
-    snprintf(result->message, sizeof result->message, "out of memory");
-    return -1;
 }
 
 /* Runs the search; the lists are exactly what was asked for or the call fails. */
@@ -90,7 +94,7 @@ static int find_neighbours(struct dimension_problem *problem, int k, struct tlaw
     lists->distance = malloc(entries * sizeof *lists->distance);
     lists->index = malloc(entries * sizeof *lists->index);
     if (!lists->distance || !lists->index)
-        return no_memory(result);
+        return tlaw_dimension_no_memory(result);
     return problem->knn(&problem->points, problem->options.metric, group, lists, problem->poll,
                         problem->knn_arg, result->message);
 }
@@ -126,7 +130,7 @@ static int keep_distinct(struct dimension_problem *problem, struct distinct *cop
     copy->scale = points->scale ? malloc(left * sizeof *copy->scale) : NULL;
     copy->cluster = problem->options.cluster ? malloc(left * sizeof *copy->cluster) : NULL;
     if (!copy->data || (points->scale && !copy->scale) || (problem->options.cluster && !copy->cluster))
-        return no_memory(result);
+        return tlaw_dimension_no_memory(result);
     for (int64_t i = 0; i < points->n; i++) {
         if (is_duplicate(&problem->neighbours, i))
             continue;
@@ -221,7 +225,7 @@ int tlaw_dimension_estimate(const struct tlaw_points *points, const struct tlaw_
         .dimension = NAN, .standard_error = NAN, .low = NAN, .high = NAN, .n = points->n, .duplicates = -1};
     result->k = problem.options.k = fewest == 0  ? 0
                                     : options->k ? options->k
-                                                 : estimators[options->estimator].usual_k;
+                                                 : default_k(options->estimator, points->n);
     if (points->n == 0) {
         snprintf(result->message, sizeof result->message, "no dimension: no points");
         return 0;

@@ -21,7 +21,7 @@
 
 /* X(NAME, sql name, fewest neighbours it needs, neighbours by default) */
 #define TLAW_ESTIMATORS(X)                                                                                   \
-    X(CALIBRATED, "calibrated", 2, 5)        /* Levina-Bickel read against a uniform ball of equal n */      \
+    X(CALIBRATED, "calibrated", 8, 40)       /* MacKay's at k/4 and k, extrapolated to no neighbours */      \
     X(LEVINA_BICKEL, "levina_bickel", 3, 20) /* mean of the local estimates (2004) */                        \
     X(MACKAY, "mackay", 2, 20)               /* mean of their inverses: MacKay & Ghahramani (2005) */        \
     X(TWONN, "twonn", 2, 2)                  /* Facco et al. (2017), least squares, 10 % dropped */          \
@@ -173,9 +173,9 @@ int tlaw_correlation_integral(const struct tlaw_points *points, enum tlaw_metric
 double tlaw_gride(const double *log_mu, int64_t n, int n1, int n2, double *information);
 
 /*
- * The expected reading of the "mackay" estimator with k neighbours on n points uniform in a ball of dimension
- * d (any real d in [1, 100]); what "calibrated" inverts.
+ * The exponent with which the bias of a reading grows with the number of neighbours, between k/4 and k, on n
+ * points uniform in a ball of dimension d: what "calibrated" extrapolates by.
  */
-double tlaw_calibration(double d, double n, int k);
+double tlaw_bias_growth(double d, double n, int k);
 
 #endif

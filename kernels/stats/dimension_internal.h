@@ -35,6 +35,14 @@ tlaw_estimator_function tlaw_dimension_levina_bickel, tlaw_dimension_mackay, tla
  */
 double tlaw_graph_deviation(const struct dimension_problem *problem, double *psi);
 
+/* The mean over j < k of ln(r_k / r_j), the inverse of a local estimate; NaN where it is undefined. */
+double tlaw_inverse_local(const double *r, int k);
+/* Says how many points an estimator could not use, if any. */
+void tlaw_dimension_note_unusable(struct tlaw_dimension *result, int64_t count);
+/* -1, and 0: what an estimator returns then; the message says it. */
+int tlaw_dimension_no_memory(struct tlaw_dimension *result);
+int tlaw_dimension_no_ratio(struct tlaw_dimension *result);
+
 /* Eigenvalues of a symmetric matrix a[n][n] (destroyed), descending. */
 void tlaw_eigenvalues(double *a, int n, double *values);
 

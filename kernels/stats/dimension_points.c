@@ -11,12 +11,6 @@
 #define FUKUNAGA_OLSEN   0.05 /* an eigenvalue counts when above this share of the largest */
 #define LARGEST_SPECTRUM 2048
 
-static int no_memory(struct tlaw_dimension *result)
-{
-    snprintf(result->message, sizeof result->message, "out of memory");
-    return -1;
-}
-
 static int stopped(struct tlaw_dimension *result)
 {
     result->message[0] = '\0';
@@ -95,7 +89,7 @@ int tlaw_dimension_correlation(const struct dimension_problem *problem, struct t
     int k = problem->options.k;
 
     if (!counts)
-        return no_memory(result);
+        return tlaw_dimension_no_memory(result);
     radius[0] = median_distance(&problem->neighbours, k / 2, counts);
     radius[1] = median_distance(&problem->neighbours, k, counts);
     rows = rows < 1000 ? 1000 : rows;
@@ -296,7 +290,7 @@ static int spectrum_open(const struct dimension_problem *problem, struct spectru
     s->matrix = calloc((size_t) s->size * s->size, sizeof *s->matrix);
     s->mean = malloc((size_t) s->width * sizeof *s->mean);
     if (!s->rows || !s->matrix || !s->mean)
-        return no_memory(result);
+        return tlaw_dimension_no_memory(result);
     for (int64_t i = 0; i < s->n; i++)
         tlaw_points_row(&problem->points, i, s->rows + i * s->width);
     centre_rows(s->rows, s->n, s->width, s->mean);
@@ -340,7 +334,7 @@ int tlaw_dimension_pca(const struct dimension_problem *problem, struct tlaw_dime
                                    : "no dimension: all points are equal");
             free(values);
         } else {
-            status = no_memory(result);
+            status = tlaw_dimension_no_memory(result);
         }
     }
     spectrum_close(&s);
@@ -427,7 +421,7 @@ int tlaw_dimension_local_pca(const struct dimension_problem *problem, struct tla
     int status = 0;
 
     if (!rows || !mean || !matrix || !psi)
-        status = no_memory(result);
+        status = tlaw_dimension_no_memory(result);
     for (int64_t i = 0; i < n && !status; i++) {
         psi[i] = neighbourhood_directions(problem, i, rows, mean, matrix, matrix + (k + 1) * (k + 1));
         if (!isnan(psi[i]))
@@ -553,7 +547,7 @@ int tlaw_dimension_persistent_homology(const struct dimension_problem *problem, 
     int64_t *order = malloc((size_t) n * sizeof *order), *outside = malloc((size_t) n * sizeof *outside);
     double *nearest = malloc((size_t) n * sizeof *nearest);
     if (!order || !outside || !nearest) {
-        status = no_memory(result);
+        status = tlaw_dimension_no_memory(result);
     } else {
         for (int64_t i = 0; i < n; i++) { /* inside-out shuffle */
             int64_t j = random_below(&state, i + 1);

@@ -161,8 +161,8 @@ static void cholesky(double *a, int n)
     }
 }
 
-/* Sums of products of centred columns, over n - 1; the means in mean. */
-static int covariance(const struct derived *set, double *mean, double *matrix, struct tlaw_poll poll)
+/* Takes the mean of every column away, and keeps it. */
+static void centre(struct derived *set, double *mean)
 {
     int width = set->points.width;
     int64_t n = set->points.n;
@@ -170,12 +170,72 @@ static int covariance(const struct derived *set, double *mean, double *matrix, s
     for (int64_t i = 0; i < n; i++)
         for (int c = 0; c < width; c++)
             mean[c] += set->data[i * width + c] / (double) n;
+    for (int64_t i = 0; i < n; i++)
+        for (int c = 0; c < width; c++)
+            set->data[i * width + c] -= mean[c];
+}
+
+/* Sums of products of centred columns, over n - 1. */
+static int covariance(const struct derived *set, double *matrix, struct tlaw_poll poll)
+{
+    int width = set->points.width;
+    int64_t n = set->points.n;
+
     for (int64_t i = 0; i < n; i++) {
         const double *row = set->data + i * width;
 
         for (int a = 0; a < width; a++)
             for (int b = 0; b <= a; b++)
-                matrix[(size_t) a * width + b] += (row[a] - mean[a]) * (row[b] - mean[b]) / (double) (n - 1);
+                matrix[(size_t) a * width + b] += row[a] * row[b] / (double) (n - 1);
+        if (poll.stop && poll.stop(poll.arg))
+            return -1;
+    }
+    return 0;
+}
+
+/* Every point a row of the covariance's root with random weights: more points than coordinates. */
+static int mix_columns(struct derived *set, double *matrix, double *noise, uint64_t *seed,
+                       struct tlaw_poll poll)
+{
+    int width = set->points.width;
+
+    if (covariance(set, matrix, poll))
+        return -1;
+    cholesky(matrix, width);
+    for (int64_t i = 0; i < set->points.n; i++) {
+        for (int c = 0; c < width; c++)
+            noise[c] = tlaw_random_normal(seed);
+        for (int a = 0; a < width; a++) {
+            double sum = 0;
+
+            for (int b = 0; b <= a; b++)
+                sum += matrix[(size_t) a * width + b] * noise[b];
+            set->data[i * width + a] = sum;
+        }
+        if (poll.stop && poll.stop(poll.arg))
+            return -1;
+    }
+    return 0;
+}
+
+/* Every point a sum of all (centred) points with random weights: the same law, where points are fewer. */
+static int mix_rows(struct derived *set, double *rows, uint64_t *seed, struct tlaw_poll poll)
+{
+    int width = set->points.width;
+    int64_t n = set->points.n;
+    double scale = 1 / sqrt((double) (n > 1 ? n - 1 : 1));
+
+    memcpy(rows, set->data, (size_t) n * (size_t) width * sizeof *rows);
+    memset(set->data, 0, (size_t) n * (size_t) width * sizeof *rows);
+    for (int64_t i = 0; i < n; i++) {
+        double *to = set->data + i * width;
+
+        for (int64_t other = 0; other < n; other++) {
+            double weight = scale * tlaw_random_normal(seed);
+
+            for (int c = 0; c < width; c++)
+                to[c] += weight * rows[other * width + c];
+        }
         if (poll.stop && poll.stop(poll.arg))
             return -1;
     }
@@ -185,35 +245,22 @@ static int covariance(const struct derived *set, double *mean, double *matrix, s
 /* Replaces the points by as many of a Gaussian with their mean and covariance. */
 static int make_gaussian(struct derived *set, uint64_t seed, struct tlaw_poll poll, char *message)
 {
-    int width = set->points.width;
-    double *matrix = calloc((size_t) width * (size_t) width, sizeof *matrix),
-           *mean = calloc((size_t) width, sizeof *mean);
-    double *noise = malloc((size_t) width * sizeof *noise);
-    int status = 0;
+    size_t width = (size_t) set->points.width, n = (size_t) set->points.n;
+    double *room = calloc((n > width ? width : n) * width + 1, sizeof *room);
+    double *noise = malloc(width * sizeof *noise), *mean = calloc(width, sizeof *mean);
+    int status = -1;
 
-    if (!matrix || !mean || !noise) {
+    if (!room || !noise || !mean) {
         snprintf(message, TLAW_DIMENSION_MESSAGE, "out of memory");
-        status = -1;
     } else {
-        status = covariance(set, mean, matrix, poll);
+        centre(set, mean);
+        status = n > width ? mix_columns(set, room, noise, &seed, poll) : mix_rows(set, room, &seed, poll);
     }
-    if (!status)
-        cholesky(matrix, width);
-    for (int64_t i = 0; i < set->points.n && !status; i++) {
-        for (int c = 0; c < width; c++)
-            noise[c] = tlaw_random_normal(&seed);
-        for (int a = 0; a < width; a++) {
-            double sum = mean[a];
-
-            for (int b = 0; b <= a; b++)
-                sum += matrix[(size_t) a * width + b] * noise[b];
-            set->data[i * width + a] = sum;
-        }
-        status = poll.stop && poll.stop(poll.arg) ? -1 : 0;
-    }
-    free(matrix);
-    free(mean);
+    for (size_t i = 0; i < n * width && !status; i++)
+        set->data[i] += mean[i % width];
+    free(room);
     free(noise);
+    free(mean);
     return status;
 }
 

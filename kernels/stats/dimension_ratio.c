@@ -71,8 +71,7 @@ double tlaw_graph_deviation(const struct dimension_problem *problem, double *psi
     return sqrt(fmax(alone + 2 * pairs, alone / 4));
 }
 
-/* Says how many points an estimator could not use. */
-static void note_unusable(struct tlaw_dimension *result, int64_t count)
+void tlaw_dimension_note_unusable(struct tlaw_dimension *result, int64_t count)
 {
     size_t used = strlen(result->message);
 
@@ -82,13 +81,13 @@ static void note_unusable(struct tlaw_dimension *result, int64_t count)
                  (long long) count);
 }
 
-static int no_memory(struct tlaw_dimension *result)
+int tlaw_dimension_no_memory(struct tlaw_dimension *result)
 {
     snprintf(result->message, sizeof result->message, "out of memory");
     return -1;
 }
 
-static int no_ratio(struct tlaw_dimension *result)
+int tlaw_dimension_no_ratio(struct tlaw_dimension *result)
 {
     snprintf(result->message, sizeof result->message,
              "no dimension: no point has two neighbours at different, positive distances");
@@ -98,8 +97,7 @@ static int no_ratio(struct tlaw_dimension *result)
 /* ------------------------------------------------ Levina & Bickel
  * ------------------------------------------------ */
 
-/* mean over j < k of ln(r_k / r_j), or NaN: the inverse of the local estimate */
-static double inverse_local(const double *r, int k)
+double tlaw_inverse_local(const double *r, int k)
 {
     double sum = 0;
 
@@ -116,10 +114,10 @@ int tlaw_dimension_levina_bickel(const struct dimension_problem *problem, struct
     double *psi = malloc((size_t) n * sizeof *psi), sum = 0;
 
     if (!psi)
-        return no_memory(result);
+        return tlaw_dimension_no_memory(result);
     for (int64_t i = 0; i < n; i++) {
-        psi[i] = 1 / inverse_local(problem->neighbours.distance + i * problem->neighbours.k,
-                                   problem->neighbours.k);
+        psi[i] = 1 / tlaw_inverse_local(problem->neighbours.distance + i * problem->neighbours.k,
+                                        problem->neighbours.k);
         if (!isfinite(psi[i]))
             psi[i] = NAN;
         else
@@ -130,10 +128,10 @@ int tlaw_dimension_levina_bickel(const struct dimension_problem *problem, struct
         for (int64_t i = 0; i < n; i++)
             psi[i] = isnan(psi[i]) ? 0 : psi[i] - result->dimension;
         result->standard_error = tlaw_graph_deviation(problem, psi) / (double) used;
-        note_unusable(result, n - used);
+        tlaw_dimension_note_unusable(result, n - used);
     }
     free(psi);
-    return used > 0 ? 0 : no_ratio(result);
+    return used > 0 ? 0 : tlaw_dimension_no_ratio(result);
 }
 
 int tlaw_dimension_mackay(const struct dimension_problem *problem, struct tlaw_dimension *result)
@@ -142,10 +140,10 @@ int tlaw_dimension_mackay(const struct dimension_problem *problem, struct tlaw_d
     double *psi = malloc((size_t) n * sizeof *psi), sum = 0;
 
     if (!psi)
-        return no_memory(result);
+        return tlaw_dimension_no_memory(result);
     for (int64_t i = 0; i < n; i++) {
-        psi[i] =
-            inverse_local(problem->neighbours.distance + i * problem->neighbours.k, problem->neighbours.k);
+        psi[i] = tlaw_inverse_local(problem->neighbours.distance + i * problem->neighbours.k,
+                                    problem->neighbours.k);
         if (!isnan(psi[i]))
             sum += psi[i], used++;
     }
@@ -154,10 +152,10 @@ int tlaw_dimension_mackay(const struct dimension_problem *problem, struct tlaw_d
         for (int64_t i = 0; i < n; i++)
             psi[i] = isnan(psi[i]) ? 0 : psi[i] - sum / (double) used;
         result->standard_error = result->dimension * tlaw_graph_deviation(problem, psi) / sum;
-        note_unusable(result, n - used);
+        tlaw_dimension_note_unusable(result, n - used);
     }
     free(psi);
-    return sum > 0 ? 0 : no_ratio(result);
+    return sum > 0 ? 0 : tlaw_dimension_no_ratio(result);
 }
 
 /* ------------------------------------------------ ratios of two distances
@@ -197,13 +195,13 @@ static int ratios_open(const struct dimension_problem *problem, int k1, int k2, 
     ratios->psi = calloc(n, sizeof *ratios->psi);
     ratios->owner = malloc(n * sizeof *ratios->owner);
     if (!ratios->x || !ratios->psi || !ratios->owner)
-        return no_memory(result);
+        return tlaw_dimension_no_memory(result);
     ratios->count = log_ratios(problem, k1, k2, ratios->x, ratios->owner);
     ratios->sum = 0;
     for (int64_t i = 0; i < ratios->count; i++)
         ratios->sum += ratios->x[i];
-    note_unusable(result, problem->points.n - ratios->count);
-    return ratios->sum > 0 ? 1 : no_ratio(result);
+    tlaw_dimension_note_unusable(result, problem->points.n - ratios->count);
+    return ratios->sum > 0 ? 1 : tlaw_dimension_no_ratio(result);
 }
 
 static void ratios_close(struct ratios *ratios)
@@ -291,7 +289,7 @@ int tlaw_dimension_twonn(const struct dimension_problem *problem, struct tlaw_di
     int64_t kept = (int64_t) ((double) ratios.count * 0.9);
 
     if (status > 0 && !sorted) {
-        status = no_memory(result);
+        status = tlaw_dimension_no_memory(result);
     } else if (status > 0 && kept < 2) {
         snprintf(result->message, sizeof result->message, "no dimension: fewer than 3 ratios to fit");
         status = 0;
@@ -301,7 +299,7 @@ int tlaw_dimension_twonn(const struct dimension_problem *problem, struct tlaw_di
         qsort(sorted, (size_t) ratios.count, sizeof *sorted, by_x);
         result->dimension = twonn_slope(sorted, ratios.count, kept, ratios.psi);
         result->standard_error = tlaw_graph_deviation(problem, ratios.psi);
-        status = isfinite(result->dimension) ? 0 : no_ratio(result);
+        status = isfinite(result->dimension) ? 0 : tlaw_dimension_no_ratio(result);
     }
     free(sorted);
     ratios_close(&ratios);
@@ -383,7 +381,7 @@ static int gride_estimate(const struct dimension_problem *problem, int n1, int n
         for (int64_t i = 0; i < ratios.count; i++)
             ratios.psi[ratios.owner[i]] = score_sum(ratios.x + i, 1, d, n1, n2, &one);
         result->standard_error = tlaw_graph_deviation(problem, ratios.psi) / information;
-        status = isfinite(d) ? 0 : no_ratio(result);
+        status = isfinite(d) ? 0 : tlaw_dimension_no_ratio(result);
     }
     ratios_close(&ratios);
     return status;

@@ -1,6 +1,6 @@
 /*
  * The simulation behind the calibrated estimator (kernels/stats/dimension_calibration.c): what "mackay" reads
- * on n points uniform in a ball of dimension d, over d, for k = 2 .. 20: a line "d n R_2/d .. R_20/d" each.
+ * on n points uniform in a ball of dimension d, over d, for k = 2 .. 40: a line "d n R_2/d .. R_40/d" each.
  * Takes some minutes.
  *
  * usage: dimension_calibration [largest n]
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define K 20
+#define K 40
 
 /* Adds, for `queries` of n points (coordinates in columns of length n), the mean log ratios of every k. */
 static void add_readings(const float *x, int64_t n, int d, int64_t queries, float *distance2,

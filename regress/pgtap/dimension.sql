@@ -59,6 +59,23 @@ CREATE TABLE bent AS SELECT ARRAY[x[1], x[2] * 0.05, x[3] * 0.0025] AS x FROM sm
 SELECT is(count(*), 1::bigint, 'where no scale is flat: no answer, and the reason') FROM tlaw_dimension_profile('bent', 'x', largest_k => 128)
  WHERE control IS NULL AND profile = 'plateau' AND (dimension IS NULL) = (message LIKE 'no plateau%');
 
+-- a column of pgvector's types, where it is installed
+DO $$ BEGIN
+    CREATE EXTENSION vector;
+EXCEPTION WHEN feature_not_supported OR undefined_file THEN
+    NULL;
+END $$;
+SELECT count(*) > 0 AS pgvector FROM pg_extension WHERE extname = 'vector' \gset
+\if :pgvector
+CREATE TABLE items AS SELECT i, x::real[]::vector(4) AS embedding, x::real[]::vector(4)::halfvec(4) AS half FROM small;
+SELECT is(b.dimension, a.dimension, 'a vector column: as real[]') FROM tlaw_dimension('items', 'embedding') b, (SELECT (tlaw_intrinsic_dimension(x::real[])).* FROM small) a;
+SELECT is(b.dimension, a.dimension, 'in the aggregate too') FROM tlaw_dimension('items', 'embedding') b, (SELECT (tlaw_intrinsic_dimension(embedding)).* FROM items) a;
+SELECT is(b.dimension, a.dimension, 'a halfvec column: as real[]') FROM tlaw_dimension('items', 'half') b, (SELECT (tlaw_intrinsic_dimension(half::real[])).* FROM items) a;
+SELECT ok(count(*) > 20, 'a profile of it') FROM tlaw_dimension_profile('items', 'embedding') WHERE dimension > 0;
+\else
+SELECT skip('pgvector is not installed', 4);
+\endif
+
 -- hidden states of a run
 CREATE TABLE words AS SELECT i, (SELECT string_agg(md5((i * 1000 + j)::text), ' ') FROM generate_series(1, 6) j) AS body FROM generate_series(1, 600) i;
 SELECT tlaw_create_corpus('words', 'body', 'dimension', validation_fraction => 0.2) AS corpus \gset
@@ -68,7 +85,7 @@ CREATE TABLE measured AS SELECT * FROM tlaw_run_dimension(:run, 1, position_grou
 SELECT is(count(*), 10::bigint, 'batches in two metrics, pooled in four ways, two position groups in two metrics') FROM measured;
 SELECT ok(abs(2 * c.dimension - e.dimension) < 0.1 * e.dimension, 'the paper''s protocol: cosine is about half')
   FROM measured c, measured e WHERE c.protocol = 'batches' AND e.protocol = 'batches' AND c.metric = 'cosine' AND e.metric = 'euclidean';
-SELECT ok(message LIKE '% documents for the paper''s 4,000; the first 64 tokens for its 1,024', 'what differs from the paper is said') FROM measured WHERE protocol = 'batches';
+SELECT ok(message LIKE '% documents for the paper''s 4,000; the first 64 tokens for its 1,024; batches of 1000 points for its 3,600', 'what differs from the paper is said') FROM measured WHERE protocol = 'batches';
 SELECT is(array_agg(position_low || '-' || position_high ORDER BY position_low), '{1-32,33-64}', 'position groups') FROM measured WHERE protocol = 'position' AND metric = 'cosine';
 SELECT is(count(*), 10::bigint, 'all are kept') FROM tlaw_run_dimensions WHERE run_id = :run;
 SELECT count(*) AS repeated FROM tlaw_run_dimension(:run, 1, position_groups => 2, batch => 1000) \gset
@@ -78,5 +95,24 @@ SELECT is(count(*), 0::bigint, 'and finds the same') FROM tlaw_run_dimensions d 
 SELECT isnt(u.dimension, m.dimension, 'the untrained model differs')
   FROM tlaw_run_dimension(:run, 1, position_groups => 0, untrained => true) u, measured m
  WHERE u.protocol = 'pooled' AND m.protocol = 'pooled' AND u.metric = 'euclidean' AND m.metric = 'euclidean' AND u.exclude_document AND m.exclude_document;
+-- its profile, with the untrained model and a second seed
+CREATE TABLE alone AS SELECT * FROM tlaw_run_dimension_profile(:run, largest_k => 8);
+SELECT ok(message LIKE 'no second seed: no finished run differs%', 'no second seed: said') FROM alone WHERE control = 'second seed';
+SELECT tlaw_train('dimension', n_layer => 1, d_model => 16, n_head => 1, context_length => 64, steps => 20, batch_size => 4, train_tokens => 2e4, eval_tokens => 1000, seed => 7) AS second \gset
+CALL tlaw_wait(:second);
+CREATE TABLE beside AS SELECT * FROM tlaw_run_dimension_profile(:run, largest_k => 8);
+SELECT is(array_agg(DISTINCT coalesce(control, 'run')), '{gaussian,known,run,"second seed",shuffled,untrained}', 'a run with all its controls') FROM beside;
+SELECT ok(bool_and(message LIKE format('run %s: seed 7, subset_seed 0%%', :second)), 'the second seed is named') FROM beside WHERE control = 'second seed';
+SELECT isnt(b.dimension, a.dimension, 'and measured') FROM beside a, beside b WHERE a.control IS NULL AND b.control = 'second seed' AND (a.profile, a.neighbours) = ('scale', 4) AND (b.profile, b.neighbours) = ('scale', 4);
+SELECT is(a.dimension, m.dimension, 'the run itself reads as tlaw_run_dimension does') FROM measured m, (SELECT dimension FROM beside WHERE control IS NULL AND profile = 'n' ORDER BY n DESC LIMIT 1) a
+ WHERE m.protocol = 'pooled' AND m.metric = 'euclidean' AND m.exclude_document;
+SELECT throws_like(format('SELECT tlaw_run_dimension_profile(%s, second_run => 99999)', :run), 'second_run = 99999 is not a run of yours', 'no such second run');
+-- plots
+SELECT ok(svg LIKE '<svg%' AND svg LIKE '%Layer (0: embeddings, 2: after the last norm)%' AND svg LIKE '%cosine%' AND svg LIKE '%euclidean, untrained%',
+          'by layer, both metrics, the untrained model beside them') FROM tlaw_plot_dimension(:run) svg;
+SELECT ok(tlaw_plot_dimension(:run, 'position') LIKE '<svg%Position (tokens)%', 'by position');
+SELECT ok(tlaw_plot_dimension(:run, protocol => 'batches') LIKE '<svg%levina\_bickel, batches%', 'the paper''s protocol');
+SELECT throws_like(format('SELECT tlaw_plot_dimension(%s)', :second), 'run % has no dimension by layer to plot', 'nothing measured');
+
 SELECT throws_like(format('SELECT tlaw_run_dimension(%s, 9)', :run), 'layer = 9 is not accepted: 0 (embeddings) to 2%', 'no such layer');
 SELECT * FROM finish();
