@@ -7,11 +7,13 @@
  * 2. Training happens in no transaction; every transaction is short.
  * 3. Losses are written before the checkpoint that makes them part of the past; a resumed run reports the
  * later ones again, with the same bits.
- * 4. The engine is stopped and waited for before the run has its next state.
+ * 4. An engine of one run is stopped and waited for before the run has its next state.  One that serves many
+ * is told to let go of the run, and nothing that it still says of it is read.
+ * 5. Nothing of one attempt ends another that the same engine serves, but the death of that engine.
  *
  * Ends of an engine: RESULT and DONE: done.  An ERROR message (diverged, memory, input) or an error of the
- * worker's own: failed, with its text.  Death: queued again, and failed when tlaw.max_attempts engines died
- * without a new checkpoint in between.
+ * worker's own: failed, with its text.  Death: queued again, and to be served alone from then on; failed when
+ * tlaw.max_attempts engines died that served only this run, without a new checkpoint in between.
  */
 #include "attempt.h"
 
@@ -42,13 +44,14 @@ enum outcome {
     OUTCOME_LOST
 };
 
-/* The attempt that is made; what it allocates is in claim.context. */
-static struct {
+/* An attempt that is made; it and what it allocates is in claim.context. */
+struct work {
     struct attempt claim;
     int64 start_step, checkpoint_step;
 
-    struct engine *engine;
-    int threads; /* that the engine was told */
+    struct engine *engine; /* where the run has an engine, or a channel into one, of its own */
+    struct engine **host;  /* where an engine that serves many is kept; NULL: the run has an engine */
+    int threads;           /* that the engine was told */
     TimestampTz beat;
     struct tlaw_progress_message progress;
     bool progressed;
@@ -58,14 +61,18 @@ static struct {
     bool has_result;
     Datum *document_loss, *document_tokens, *document_bytes; /* of document_count */
     int document_count, document_capacity;
-    char *reason; /* of OUTCOME_FAILED and OUTCOME_DIED */
-} work;
+    char *reason; /* of OUTCOME_CANCELLED, OUTCOME_FAILED and OUTCOME_DIED */
+    bool ended;   /* the run has its next state */
+    bool shared;  /* the engine has served others, too */
+};
+
+bool attempt_interrupted;
 
 /* One statement whose parameters $1, $2 are this run and attempt; returns the rows it processed. */
-static uint64 execute_on_run(int expected, const char *sql)
+static uint64 execute_on_run(struct work *work, int expected, const char *sql)
 {
     Oid types[] = {INT8OID, INT4OID};
-    Datum values[] = {Int64GetDatum(work.claim.run_id), Int32GetDatum(work.claim.number)};
+    Datum values[] = {Int64GetDatum(work->claim.run_id), Int32GetDatum(work->claim.number)};
 
     return tlaw_execute(expected, sql, 2, types, values, NULL);
 }
@@ -95,25 +102,25 @@ static void nullable(Datum *value, char *null, double number)
 }
 
 /* Whether the row is still ours, and whether its owner wants it cancelled.  Between begin and commit. */
-static bool holds_run(bool *cancel)
+static bool holds_run(struct work *work, bool *cancel)
 {
     bool null;
 
-    if (execute_on_run(SPI_OK_SELECT, "SELECT cancel_requested FROM @.tlaw_run"
+    if (execute_on_run(work, SPI_OK_SELECT, "SELECT cancel_requested FROM @.tlaw_run"
                                       " WHERE run_id = $1 AND attempt = $2 AND status = 'running'") == 0)
         return false;
     *cancel = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
     return true;
 }
 
-static void write_losses(void)
+static void write_losses(struct work *work)
 {
     Oid types[] = {INT8OID, INT4OID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID};
     int i;
 
-    for (i = 0; i < work.loss_count; i++) {
-        const struct tlaw_loss_message *loss = &work.losses[i];
-        Datum values[9] = {Int64GetDatum(work.claim.run_id), Int32GetDatum(work.claim.number),
+    for (i = 0; i < work->loss_count; i++) {
+        const struct tlaw_loss_message *loss = &work->losses[i];
+        Datum values[9] = {Int64GetDatum(work->claim.run_id), Int32GetDatum(work->claim.number),
                            Int64GetDatum(loss->step), Int64GetDatum(loss->tokens_seen)};
         char nulls[] = "         ";
 
@@ -132,35 +139,35 @@ static void write_losses(void)
             " learning_rate = $7, grad_norm = $8, seconds = $9",
             lengthof(types), types, values, nulls);
     }
-    work.loss_count = 0;
+    work->loss_count = 0;
 }
 
-static void write_progress(void)
+static void write_progress(struct work *work)
 {
-    const struct tlaw_progress_message *p = &work.progress;
+    const struct tlaw_progress_message *p = &work->progress;
     Oid types[] = {INT8OID, TEXTOID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, INT4OID, INT4OID};
-    Datum values[9] = {Int64GetDatum(work.claim.run_id), CStringGetTextDatum(p->phase),
+    Datum values[9] = {Int64GetDatum(work->claim.run_id), CStringGetTextDatum(p->phase),
                        Int64GetDatum(p->step), Int64GetDatum(p->total)};
     char nulls[] = "         ";
     char activity[160];
 
-    if (!work.progressed)
+    if (!work->progressed)
         return;
     nullable(&values[4], &nulls[4], p->loss);
     nullable(&values[5], &nulls[5], p->tokens_per_second);
     nullable(&values[6], &nulls[6], p->seconds_left);
-    values[7] = Int32GetDatum(work.threads);
-    values[8] = Int32GetDatum((int32) engine_pid(work.engine));
+    values[7] = Int32GetDatum(work->threads);
+    values[8] = Int32GetDatum((int32) engine_pid(work->engine));
     tlaw_execute(
         SPI_OK_UPDATE,
         "UPDATE @.tlaw_run_progress SET phase = $2, step = $3, total = $4, loss = $5,"
         " tokens_per_second = $6, seconds_left = $7, threads = $8, engine_pid = $9, updated_at = now()"
         " WHERE run_id = $1",
         lengthof(types), types, values, nulls);
-    work.progressed = false;
+    work->progressed = false;
     snprintf(activity, sizeof(activity),
              "tlaw: run " INT64_FORMAT ", step " INT64_FORMAT " of " INT64_FORMAT ", loss %.4f",
-             work.claim.run_id, (int64) p->step, (int64) p->total, p->loss);
+             work->claim.run_id, (int64) p->step, (int64) p->total, p->loss);
     pgstat_report_activity(STATE_RUNNING, activity);
 }
 
@@ -173,16 +180,18 @@ static int usable_cpus(void)
                                                         : (int) sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* An equal share of the CPUs, and not more than the run and the setting allow. */
-static int thread_share(void)
+/* An equal share of the CPUs, and not more than the run and the setting allow; a GPU needs one. */
+static int thread_share(struct work *work)
 {
-    int most = work.claim.wanted_threads > 0 ? Min(work.claim.wanted_threads, tlaw_threads) : tlaw_threads;
+    int most = work->claim.wanted_threads > 0 ? Min(work->claim.wanted_threads, tlaw_threads) : tlaw_threads;
 
+    if (work->host != NULL)
+        return 1;
     return Max(1, Min(most, usable_cpus() / Max(queue_slots_held(InvalidOid), 1)));
 }
 
 /* Once a second: losses and progress out, cancel and share of the CPUs in. */
-static enum outcome beat(void)
+static enum outcome beat(struct work *work)
 {
     struct tlaw_session session;
     bool cancel = false;
@@ -191,29 +200,29 @@ static enum outcome beat(void)
 
     worker_serve_reload();
     worker_begin(&session);
-    ours = holds_run(&cancel);
+    ours = holds_run(work, &cancel);
     if (ours) {
-        write_losses();
-        write_progress();
+        write_losses(work);
+        write_progress(work);
     }
-    threads = thread_share();
-    worker_commit(&session);
-    work.beat = GetCurrentTimestamp();
+    threads = thread_share(work);
+    worker_commit_soon(&session);
+    work->beat = GetCurrentTimestamp();
     if (!ours)
         return OUTCOME_LOST;
     if (cancel)
         return OUTCOME_CANCELLED;
-    if (threads != work.threads) {
+    if (threads != work->threads) {
         struct tlaw_threads_message message = {.threads = threads};
 
-        work.threads = threads;
-        engine_send(work.engine, TLAW_THREADS, &message);
+        work->threads = threads;
+        engine_send(work->engine, TLAW_THREADS, &message);
     }
     return OUTCOME_NONE;
 }
 
 /* Stores a checkpoint as it comes in, in one transaction. */
-static enum outcome store_checkpoint(const struct tlaw_checkpoint_message *announced)
+static enum outcome store_checkpoint(struct work *work, const struct tlaw_checkpoint_message *announced)
 {
     bool resume = strcmp(announced->kind, "resume") == 0;
     struct checkpoint_writer *writer;
@@ -222,19 +231,19 @@ static enum outcome store_checkpoint(const struct tlaw_checkpoint_message *annou
     bool cancel, complete = false, died = false;
 
     worker_begin(&session);
-    if (!holds_run(&cancel)) {
+    if (!holds_run(work, &cancel)) {
         worker_commit(&session);
         return OUTCOME_LOST;
     }
-    write_losses();
-    writer = checkpoint_begin(work.claim.run_id, announced);
+    write_losses(work);
+    writer = checkpoint_begin(work->claim.run_id, announced);
     while (!complete) {
         const void *message;
-        enum tlaw_message type = engine_receive(work.engine, -1, &message, &died);
+        enum tlaw_message type = engine_receive(work->engine, -1, &message, &died);
 
         if (died) {
             AbortOutOfAnyTransaction();
-            MemoryContextSwitchTo(work.claim.context);
+            MemoryContextSwitchTo(work->claim.context);
             return OUTCOME_DIED;
         }
         if (type == TLAW_CHUNK)
@@ -249,13 +258,13 @@ static enum outcome store_checkpoint(const struct tlaw_checkpoint_message *annou
     checkpoint_finish(writer);
     worker_commit(&session);
     if (resume)
-        work.checkpoint_step = step;
+        work->checkpoint_step = step;
     return OUTCOME_NONE;
 }
 
 /* ---- the end of a run ---- */
 
-static void keep_document_losses(const struct tlaw_blob *records)
+static void keep_document_losses(struct work *work, const struct tlaw_blob *records)
 {
     struct {
         int64 document, tokens, bytes;
@@ -264,39 +273,39 @@ static void keep_document_losses(const struct tlaw_blob *records)
     size_t at;
 
     for (at = 0; at + sizeof(record) <= records->size; at += sizeof(record)) {
-        if (work.document_count == work.document_capacity) {
-            int capacity = Max(work.document_capacity * 2, 1024);
+        if (work->document_count == work->document_capacity) {
+            int capacity = Max(work->document_capacity * 2, 1024);
             size_t size = capacity * sizeof(Datum);
 
-            if (work.document_capacity == 0) {
-                work.document_loss = MemoryContextAlloc(work.claim.context, size);
-                work.document_tokens = MemoryContextAlloc(work.claim.context, size);
-                work.document_bytes = MemoryContextAlloc(work.claim.context, size);
+            if (work->document_capacity == 0) {
+                work->document_loss = MemoryContextAlloc(work->claim.context, size);
+                work->document_tokens = MemoryContextAlloc(work->claim.context, size);
+                work->document_bytes = MemoryContextAlloc(work->claim.context, size);
             } else {
-                work.document_loss = repalloc_huge(work.document_loss, size);
-                work.document_tokens = repalloc_huge(work.document_tokens, size);
-                work.document_bytes = repalloc_huge(work.document_bytes, size);
+                work->document_loss = repalloc_huge(work->document_loss, size);
+                work->document_tokens = repalloc_huge(work->document_tokens, size);
+                work->document_bytes = repalloc_huge(work->document_bytes, size);
             }
-            work.document_capacity = capacity;
+            work->document_capacity = capacity;
         }
         memcpy(&record, (const char *) records->data + at, sizeof(record));
-        work.document_loss[work.document_count] = Float8GetDatum(record.loss_sum);
-        work.document_tokens[work.document_count] = Int64GetDatum(record.tokens);
-        work.document_bytes[work.document_count++] = Int64GetDatum(record.bytes);
+        work->document_loss[work->document_count] = Float8GetDatum(record.loss_sum);
+        work->document_tokens[work->document_count] = Int64GetDatum(record.tokens);
+        work->document_bytes[work->document_count++] = Int64GetDatum(record.bytes);
     }
 }
 
-static Datum array_of(Datum *elements, Oid type)
+static Datum array_of(struct work *work, Datum *elements, Oid type)
 {
-    return PointerGetDatum(construct_array(elements, work.document_count, type, sizeof(int64),
+    return PointerGetDatum(construct_array(elements, work->document_count, type, sizeof(int64),
                                            FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
-static void write_document_losses(void)
+static void write_document_losses(struct work *work)
 {
     Oid types[] = {INT8OID, FLOAT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
-    Datum values[] = {Int64GetDatum(work.claim.run_id), array_of(work.document_loss, FLOAT8OID),
-                      array_of(work.document_tokens, INT8OID), array_of(work.document_bytes, INT8OID)};
+    Datum values[] = {Int64GetDatum(work->claim.run_id), array_of(work, work->document_loss, FLOAT8OID),
+                      array_of(work, work->document_tokens, INT8OID), array_of(work, work->document_bytes, INT8OID)};
 
     tlaw_execute(
         SPI_OK_INSERT,
@@ -306,9 +315,9 @@ static void write_document_losses(void)
 }
 
 /* Results into the row; the scores of the validation are of the loss rows that are there by now. */
-static void write_result(void)
+static void write_result(struct work *work)
 {
-    const struct tlaw_result_message *r = &work.result;
+    const struct tlaw_result_message *r = &work->result;
     static const char *const numbers[] = {
         "train_loss",        "test_loss",     "test_loss_se", "bits_per_byte",
         "tokens_per_second", "train_seconds", "eval_seconds", "mfu"};
@@ -319,7 +328,7 @@ static void write_result(void)
     const int64 count_values[] = {r->best_step,   r->test_tokens,     r->test_bytes,
                                   r->train_bytes, r->train_documents, r->peak_memory};
     Oid types[2 + lengthof(numbers) + lengthof(counts)] = {INT8OID, INT4OID};
-    Datum values[lengthof(types)] = {Int64GetDatum(work.claim.run_id), Int32GetDatum(work.claim.number)};
+    Datum values[lengthof(types)] = {Int64GetDatum(work->claim.run_id), Int32GetDatum(work->claim.number)};
     char nulls[lengthof(types) + 1];
     StringInfoData sql;
     int n = 2;
@@ -351,70 +360,75 @@ static void write_result(void)
 
 /* Everything of the engine's last words at once: results, document losses, done; the optimiser's state goes.
  */
-static enum outcome finish(void)
+static enum outcome finish(struct work *work)
 {
     struct tlaw_session session;
     bool cancel, ours;
 
-    if (!work.has_result)
+    if (!work->has_result)
         ereport(ERROR,
                 (errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("the engine ended a run without a result")));
     worker_begin(&session);
-    ours = holds_run(&cancel);
+    ours = holds_run(work, &cancel);
     if (ours) {
-        write_losses();
-        write_progress();
-        write_result();
-        write_document_losses();
-        checkpoint_drop(work.claim.run_id, "resume");
-        attempt_end(&work.claim, "done", NULL);
+        write_losses(work);
+        write_progress(work);
+        write_result(work);
+        write_document_losses(work);
+        checkpoint_drop(work->claim.run_id, "resume");
+        attempt_end(&work->claim, "done", NULL);
     }
     worker_commit(&session);
     return ours ? OUTCOME_DONE : OUTCOME_LOST;
 }
 
-/* An engine died: back into the queue, or the end of it. */
-static void settle_death(void)
+/*
+ * An engine died: back into the queue, or the end of it.  Of an engine that served several nobody knows which
+ * run was to blame: none is charged, and each is served alone from then on.
+ */
+static void settle_death(struct work *work)
 {
-    bool progressed = work.checkpoint_step > work.start_step;
-    int failures = progressed ? 0 : work.claim.failures + 1;
-    char *error = psprintf("attempt %d: %s", work.claim.number, work.reason);
+    bool progressed = work->checkpoint_step > work->start_step;
+    bool charged = !progressed && !work->shared;
+    int failures = progressed ? 0 : work->claim.failures + (charged ? 1 : 0);
+    bool failed = charged && failures >= tlaw_max_attempts;
+    char *error = psprintf("attempt %d: %s", work->claim.number, work->reason);
     Oid types[] = {INT8OID, INT4OID, INT4OID, TEXTOID};
-    Datum values[] = {Int64GetDatum(work.claim.run_id), Int32GetDatum(work.claim.number),
+    Datum values[] = {Int64GetDatum(work->claim.run_id), Int32GetDatum(work->claim.number),
                       Int32GetDatum(failures), CStringGetTextDatum(error)};
 
-    tlaw_execute(
-        SPI_OK_UPDATE,
-        "UPDATE @.tlaw_run SET failures = $3 WHERE run_id = $1 AND attempt = $2 AND status = 'running'", 3,
-        types, values, NULL);
-    if (failures >= tlaw_max_attempts)
-        attempt_end(&work.claim, "failed", error);
+    tlaw_execute(SPI_OK_UPDATE,
+                 "UPDATE @.tlaw_run SET failures = $3, alone = true"
+                 " WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
+                 3, types, values, NULL);
+    if (failed)
+        attempt_end(&work->claim, "failed", error);
     else
         tlaw_execute(SPI_OK_UPDATE,
                      "UPDATE @.tlaw_run SET status = 'queued', error = $4"
                      " WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
                      4, types, values, NULL);
-    ereport(LOG, (errmsg("run " INT64_FORMAT " %s, %s", work.claim.run_id,
-                         failures >= tlaw_max_attempts ? "failed" : "is queued again", error)));
+    ereport(LOG, (errmsg("run " INT64_FORMAT " %s, %s", work->claim.run_id,
+                         failed ? "failed" : "is queued again", error)));
 }
 
-static void settle(enum outcome outcome)
+static void settle(struct work *work, enum outcome outcome)
 {
     struct tlaw_session session;
 
     worker_begin(&session);
     if (outcome == OUTCOME_CANCELLED)
-        attempt_end(&work.claim, "cancelled", work.reason);
+        attempt_end(&work->claim, "cancelled", work->reason);
     else if (outcome == OUTCOME_FAILED)
-        attempt_end(&work.claim, "failed", work.reason);
+        attempt_end(&work->claim, "failed", work->reason);
     else if (outcome == OUTCOME_DIED)
-        settle_death();
+        settle_death(work);
     else if (outcome == OUTCOME_RESTART) {
         ereport(WARNING,
                 (errmsg("the checkpoint of run " INT64_FORMAT " cannot be used, it starts from scratch: %s",
-                        work.claim.run_id, work.reason)));
-        checkpoint_drop(work.claim.run_id, "resume");
-        execute_on_run(SPI_OK_UPDATE, "UPDATE @.tlaw_run SET status = 'queued'"
+                        work->claim.run_id, work->reason)));
+        checkpoint_drop(work->claim.run_id, "resume");
+        execute_on_run(work, SPI_OK_UPDATE, "UPDATE @.tlaw_run SET status = 'queued'"
                                       " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
     }
     worker_commit(&session);
@@ -422,147 +436,225 @@ static void settle(enum outcome outcome)
 
 /* ---- a run ---- */
 
-/* Starts the engine, from the stored checkpoint where there is a sound one. */
-static void start_engine(void)
+/* An engine of its own, or a channel into the one that serves many. */
+static struct engine *open_engine(struct work *work, int tokens_fd)
+{
+    if (work->host == NULL)
+        return engine_start(tokens_fd, -1, (int64) tlaw_max_run_memory << 20);
+    return engine_open_run(*work->host, tokens_fd);
+}
+
+/* Starts the engine that serves many, where there is none yet. */
+static void start_host(struct work *work)
+{
+    struct tlaw_serve_message serve;
+
+    if (work->host == NULL || *work->host != NULL)
+        return;
+    *work->host = engine_start(-1, -1, 0);
+    memset(&serve, 0, sizeof(serve));
+    strlcpy(serve.device, work->claim.spec.device, sizeof(serve.device));
+    engine_send(*work->host, TLAW_SERVE, &serve);
+}
+
+/* Begins to train, from the stored checkpoint where there is a sound one. */
+static enum outcome start(struct work *work)
 {
     struct tlaw_train_message train;
     struct tlaw_session session;
     int64 bytes = 0;
     int tokens_fd;
 
+    start_host(work);
     worker_begin(&session);
-    if (checkpoint_find(work.claim.run_id, "resume", &work.start_step, &bytes) &&
-        !checkpoint_intact(work.claim.run_id, "resume")) {
+    if (checkpoint_find(work->claim.run_id, "resume", &work->start_step, &bytes) &&
+        !checkpoint_intact(work->claim.run_id, "resume")) {
         ereport(WARNING, (errmsg("the checkpoint of run " INT64_FORMAT " is damaged; it starts from scratch",
-                                 work.claim.run_id)));
-        checkpoint_drop(work.claim.run_id, "resume");
-        work.start_step = bytes = 0;
+                                 work->claim.run_id)));
+        checkpoint_drop(work->claim.run_id, "resume");
+        work->start_step = bytes = 0;
     }
-    work.checkpoint_step = work.start_step;
-    work.threads = thread_share();
-    tokens_fd = corpus_token_file(work.claim.corpus);
+    work->checkpoint_step = work->start_step;
+    work->threads = thread_share(work);
+    tokens_fd = corpus_token_file(work->claim.corpus);
     worker_commit(&session);
 
-    work.engine = engine_start(tokens_fd, -1, (int64) tlaw_max_run_memory << 20);
+    work->engine = open_engine(work, tokens_fd);
     memset(&train, 0, sizeof(train));
-    train.spec = work.claim.spec;
-    train.run_id = work.claim.run_id;
-    train.threads = work.threads;
+    train.spec = work->claim.spec;
+    train.run_id = work->claim.run_id;
+    train.threads = work->threads;
     train.memory_limit = (int64) tlaw_max_run_memory << 20;
     train.checkpoint_seconds = tlaw_checkpoint_seconds;
     train.resume_bytes = bytes;
-    engine_send(work.engine, TLAW_TRAIN, &train);
+    engine_send(work->engine, TLAW_TRAIN, &train);
     if (bytes > 0) {
         worker_begin(&session);
-        checkpoint_send(work.engine, work.claim.run_id, "resume");
+        checkpoint_send(work->engine, work->claim.run_id, "resume");
         worker_commit(&session);
     }
+    work->beat = GetCurrentTimestamp();
+    return OUTCOME_NONE;
 }
 
-/* The engine gave up: raises its reason, after the losses up to there; a checkpoint that it refused is
- * dropped. */
-static enum outcome take_error(const struct tlaw_error_message *message)
+/*
+ * The engine gave up: raises its reason, after the losses up to there.  A checkpoint that it refused is
+ * dropped; for a run that found too little memory beside others it is as if the engine had died.
+ */
+static enum outcome take_error(struct work *work, const struct tlaw_error_message *message)
 {
     struct tlaw_error_message error = *message;
-    enum outcome outcome = beat();
+    enum outcome outcome = beat(work);
+    bool crowded = strcmp(error.code, "memory") == 0 && engine_runs(work->engine) > 1 &&
+                   tlaw_spec_memory(&work->claim.spec) <= (int64) tlaw_max_run_memory << 20;
 
     if (outcome != OUTCOME_NONE)
         return outcome;
-    if (strcmp(error.code, "checkpoint") != 0 || work.start_step == 0)
+    if (!crowded && (strcmp(error.code, "checkpoint") != 0 || work->start_step == 0))
         engine_raise(&error);
-    work.reason = pstrdup(error.message);
-    return OUTCOME_RESTART;
+    work->reason = pstrdup(error.message);
+    return crowded ? OUTCOME_DIED : OUTCOME_RESTART;
 }
 
 /* One message of the engine; OUTCOME_NONE: go on. */
-static enum outcome take_message(enum tlaw_message type, const void *message)
+static enum outcome take_message(struct work *work, enum tlaw_message type, const void *message)
 {
     switch (type) {
-    case TLAW_NO_MESSAGE:
-        return OUTCOME_NONE;
     case TLAW_PROGRESS:
-        work.progress = *(const struct tlaw_progress_message *) message;
-        work.progressed = true;
+        work->progress = *(const struct tlaw_progress_message *) message;
+        work->progressed = true;
         return OUTCOME_NONE;
     case TLAW_LOSS:
-        work.losses[work.loss_count++] = *(const struct tlaw_loss_message *) message;
-        return work.loss_count < LOSS_BATCH ? OUTCOME_NONE : beat();
+        work->losses[work->loss_count++] = *(const struct tlaw_loss_message *) message;
+        return work->loss_count < LOSS_BATCH ? OUTCOME_NONE : beat(work);
     case TLAW_CHECKPOINT:
-        return store_checkpoint(message);
+        return store_checkpoint(work, message);
     case TLAW_DOCUMENT_LOSSES:
-        keep_document_losses(&((const struct tlaw_document_losses_message *) message)->records);
+        keep_document_losses(work, &((const struct tlaw_document_losses_message *) message)->records);
         return OUTCOME_NONE;
     case TLAW_RESULT:
-        work.result = *(const struct tlaw_result_message *) message;
-        work.has_result = true;
+        work->result = *(const struct tlaw_result_message *) message;
+        work->has_result = true;
         return OUTCOME_NONE;
     case TLAW_DONE:
-        return finish();
+        return finish(work);
     case TLAW_ERROR:
-        return take_error(message);
+        return take_error(work, message);
     default:
-        ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
-                        errmsg("the engine sent a message of type %s out of turn", tlaw_wire_name(type))));
+        engine_unexpected(type);
     }
     return OUTCOME_NONE;
 }
 
-static enum outcome train(void)
+/* Takes what has come, and beats when it is time. */
+static enum outcome turn(struct work *work)
 {
     enum outcome outcome = OUTCOME_NONE;
+    const void *message;
+    enum tlaw_message type;
+    bool died = false;
 
-    start_engine();
-    work.beat = GetCurrentTimestamp();
-    while (outcome == OUTCOME_NONE) {
-        long left = BEAT_MS - TimestampDifferenceMilliseconds(work.beat, GetCurrentTimestamp());
-        const void *message;
-        enum tlaw_message type;
-        bool died = false;
-
-        type = engine_receive(work.engine, Max(left, 0), &message, &died);
-        outcome = died ? OUTCOME_DIED : take_message(type, message);
-        if (outcome == OUTCOME_NONE && left <= 0)
-            outcome = beat();
-    }
-    if (outcome == OUTCOME_DIED)
-        work.reason = engine_death(work.engine);
+    while (outcome == OUTCOME_NONE &&
+           (type = engine_receive(work->engine, 0, &message, &died)) != TLAW_NO_MESSAGE)
+        outcome = take_message(work, type, message);
+    if (died)
+        outcome = OUTCOME_DIED;
+    if (outcome == OUTCOME_DIED && work->reason == NULL)
+        work->reason = engine_death(work->engine);
+    if (outcome == OUTCOME_NONE && TimestampDifferenceExceeds(work->beat, GetCurrentTimestamp(), BEAT_MS))
+        outcome = beat(work);
     return outcome;
 }
 
 /* An error of the worker's own, or the engine's ERROR message, ends the run with its text. */
-static enum outcome catch_error(void)
+static enum outcome catch_error(struct work *work)
 {
     ErrorData *error;
 
-    MemoryContextSwitchTo(work.claim.context);
+    MemoryContextSwitchTo(work->claim.context);
     error = CopyErrorData();
     FlushErrorState();
     AbortOutOfAnyTransaction();
-    MemoryContextSwitchTo(work.claim.context);
-    work.reason = error->detail ? psprintf("%s: %s", error->message, error->detail) : error->message;
-    ereport(LOG, (errmsg("run " INT64_FORMAT " ended: %s", work.claim.run_id, work.reason)));
+    MemoryContextSwitchTo(work->claim.context);
+    work->reason = error->detail ? psprintf("%s: %s", error->message, error->detail) : error->message;
+    ereport(LOG, (errmsg("run " INT64_FORMAT " ended: %s", work->claim.run_id, work->reason)));
+    attempt_interrupted = attempt_interrupted || error->sqlerrcode == ERRCODE_QUERY_CANCELED;
     return error->sqlerrcode == ERRCODE_QUERY_CANCELED ? OUTCOME_CANCELLED : OUTCOME_FAILED;
 }
 
-void attempt_make(const struct attempt *attempt)
+/* The next state of a run whose engine is stopped, or was told to let go of it. */
+static void conclude(struct work *work, enum outcome outcome)
+{
+    work->shared = work->engine != NULL && engine_runs(work->engine) > 1;
+    if (work->host == NULL) {
+        engine_stop(work->engine);
+        work->engine = NULL;
+    } else if (work->engine != NULL)
+        engine_leave(work->engine);
+    if (outcome != OUTCOME_DONE && outcome != OUTCOME_LOST)
+        settle(work, outcome);
+    queue_release_run(work->claim.run_id);
+    work->ended = true;
+}
+
+/* One step of the attempt, whose errors are the run's. */
+static void take_step(struct work *work, enum outcome (*step)(struct work *))
 {
     volatile enum outcome outcome = OUTCOME_FAILED;
 
-    memset(&work, 0, sizeof(work));
-    work.claim = *attempt;
-    MemoryContextSwitchTo(work.claim.context);
+    MemoryContextSwitchTo(work->claim.context);
     PG_TRY();
     {
-        outcome = train();
+        outcome = step(work);
     }
     PG_CATCH();
     {
-        outcome = catch_error();
+        outcome = catch_error(work);
     }
     PG_END_TRY();
-    engine_stop(work.engine);
-    work.engine = NULL;
-    if (outcome != OUTCOME_DONE && outcome != OUTCOME_LOST)
-        settle(outcome);
-    pgstat_report_activity(STATE_IDLE, NULL);
+    if (outcome != OUTCOME_NONE)
+        conclude(work, outcome);
+}
+
+struct work *attempt_begin(const struct attempt *attempt, struct engine **host)
+{
+    struct work *work = MemoryContextAllocZero(attempt->context, sizeof(*work));
+
+    work->claim = *attempt;
+    work->host = host;
+    take_step(work, start);
+    return work;
+}
+
+void attempt_turn(struct work *work)
+{
+    take_step(work, turn);
+}
+
+void attempt_cancel(struct work *work, const char *reason)
+{
+    work->reason = MemoryContextStrdup(work->claim.context, reason);
+    conclude(work, OUTCOME_CANCELLED);
+}
+
+bool attempt_ended(const struct work *work)
+{
+    return work->ended;
+}
+
+int attempt_socket(const struct work *work)
+{
+    return work->engine ? engine_socket(work->engine) : -1;
+}
+
+bool attempt_left(struct work *work)
+{
+    return work->ended && (work->engine == NULL || engine_left(work->engine));
+}
+
+void attempt_free(struct work *work)
+{
+    engine_stop(work->engine);
+    MemoryContextSwitchTo(TopMemoryContext);
+    MemoryContextDelete(work->claim.context);
 }

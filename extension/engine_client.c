@@ -11,6 +11,7 @@
  * for each other; it drains the engine's stderr at least every 100 ms, so that the engine never waits for
  * that.
  * 4. A frame that is not as wire.h lists it kills the engine; nothing of it is used.
+ * 5. A run of an engine that serves many has a socket of its own; process and last words are the host's.
  *
  * States: alive -> (end of file, a malformed frame, engine_stop) -> dead: reaped, `reason` set.
  */
@@ -54,7 +55,9 @@ struct engine {
     dlist_node node; /* in engines */
     MemoryContext context;
     ResourceOwner owner; /* NULL: started outside a transaction */
-    pid_t pid;           /* 0: not started, or reaped */
+    struct engine *host; /* whose process serves this run; NULL: it has its own */
+    int runs;            /* that were opened in this process */
+    pid_t pid;           /* 0: not started, or reaped, or the host's */
     int socket, words;   /* -1: closed */
 
     struct tlaw_wire_buffer out;
@@ -199,7 +202,17 @@ void engine_stop(struct engine *engine)
 
 pid_t engine_pid(const struct engine *engine)
 {
-    return engine->pid;
+    return engine->host ? engine->host->pid : engine->pid;
+}
+
+int engine_runs(const struct engine *engine)
+{
+    return engine->host ? engine->host->runs : engine->runs;
+}
+
+int engine_socket(const struct engine *engine)
+{
+    return engine->socket;
 }
 
 /* The resource owner of a query or transaction goes, and the engines that it owns with it. */
@@ -260,19 +273,25 @@ static struct engine *engine_new(void)
     return engine;
 }
 
-/* The two channels: [0] is ours and non-blocking, [1] the engine's. */
-static void open_channels(struct engine *engine, int sockets[2], int pipes[2])
+/* In both channels [0] is ours and non-blocking, [1] the engine's. */
+static void open_socket(struct engine *engine, int sockets[2])
 {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
         ereport(ERROR, (errcode_for_socket_access(), errmsg("could not create a socket pair: %m")));
     engine->socket = sockets[0];
     ReserveExternalFD();
+    if (!pg_set_noblock(sockets[0]))
+        ereport(ERROR, (errcode_for_socket_access(), errmsg("could not make a socket non-blocking: %m")));
+}
+
+static void open_words(struct engine *engine, int pipes[2])
+{
     if (pipe2(pipes, O_CLOEXEC) != 0)
         ereport(ERROR, (errcode_for_socket_access(), errmsg("could not create a pipe: %m")));
     engine->words = pipes[0];
     ReserveExternalFD();
-    if (!pg_set_noblock(sockets[0]) || !pg_set_noblock(pipes[0]))
-        ereport(ERROR, (errcode_for_socket_access(), errmsg("could not make a channel non-blocking: %m")));
+    if (!pg_set_noblock(pipes[0]))
+        ereport(ERROR, (errcode_for_socket_access(), errmsg("could not make a pipe non-blocking: %m")));
 }
 
 static void engine_fork(struct engine *engine, int socket, int words, int tokens_fd, int spool_fd,
@@ -313,7 +332,8 @@ struct engine *engine_start(int tokens_fd, int spool_fd, int64 memory_limit)
     PG_TRY();
     {
         engine = engine_new();
-        open_channels(engine, sockets, pipes);
+        open_socket(engine, sockets);
+        open_words(engine, pipes);
         engine_fork(engine, sockets[1], pipes[1], tokens_fd, spool_fd, memory_limit);
     }
     PG_CATCH();
@@ -335,12 +355,18 @@ struct engine *engine_start(int tokens_fd, int spool_fd, int64 memory_limit)
 
 /* ---- the parent: reading and writing ---- */
 
+static struct engine *process_of(struct engine *engine)
+{
+    return engine->host ? engine->host : engine;
+}
+
 /* Takes what the engine wrote to stderr; keeps the last of it. */
 static void drain_words(struct engine *engine)
 {
     char text[LAST_WORDS];
     ssize_t n;
 
+    engine = process_of(engine);
     while (engine->words >= 0 && (n = read(engine->words, text, sizeof(text))) > 0) {
         size_t kept = Min(engine->last_words_size, LAST_WORDS - (size_t) n);
 
@@ -416,7 +442,8 @@ static enum tlaw_message take_frame(struct engine *engine)
         (available >= TLAW_WIRE_HEADER + payload &&
          tlaw_wire_decode(type, frame + TLAW_WIRE_HEADER, payload, &engine->message, &engine->malformed) !=
              0)) {
-        reap(engine);
+        process_of(engine)->malformed = engine->malformed;
+        reap(process_of(engine));
         return TLAW_NO_MESSAGE;
     }
     if (available < TLAW_WIRE_HEADER + payload)
@@ -478,6 +505,85 @@ void engine_send_chunks(struct engine *engine, const void *data, size_t size)
     }
 }
 
+/* ---- many runs in one engine ---- */
+
+/* Sends a RUN with two descriptors.  A frame that small is taken whole or not at all. */
+static void hand_over(struct engine *host, const int descriptors[2])
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(2 * sizeof(int))];
+    } control = {0};
+    struct iovec part;
+    struct msghdr message = {0};
+    struct tlaw_run_message run;
+
+    encode(host, TLAW_RUN, &run);
+    part.iov_base = host->out.data;
+    part.iov_len = host->out.size;
+    host->out.size = 0;
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = &control;
+    message.msg_controllen = sizeof(control.space);
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(2 * sizeof(int));
+    memcpy(CMSG_DATA(&control.header), descriptors, 2 * sizeof(int));
+    while (sendmsg(host->socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        if (errno == EPIPE || errno == ECONNRESET)
+            break; /* it has gone: the run's engine_receive tells why */
+        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+            ereport(ERROR, (errcode_for_socket_access(), errmsg("could not hand a run to the engine: %m")));
+        wait_socket(host, WL_SOCKET_WRITEABLE, SLICE_MS);
+    }
+    host->runs++;
+}
+
+struct engine *engine_open_run(struct engine *host, int tokens_fd)
+{
+    struct engine *volatile run = NULL;
+    int sockets[2] = {-1, -1};
+
+    PG_TRY();
+    {
+        int descriptors[2];
+
+        run = engine_new();
+        run->host = host;
+        open_socket(run, sockets);
+        descriptors[0] = sockets[1];
+        descriptors[1] = tokens_fd;
+        hand_over(host, descriptors);
+    }
+    PG_CATCH();
+    {
+        close_if_open(sockets[1]);
+        close(tokens_fd);
+        engine_stop(run);
+        PG_RE_THROW();
+    }
+    PG_END_TRY();
+    close(sockets[1]);
+    close(tokens_fd);
+    return run;
+}
+
+void engine_leave(struct engine *run)
+{
+    shutdown(run->socket, SHUT_WR);
+}
+
+bool engine_left(struct engine *run)
+{
+    do
+        run->in_start = run->in_end = 0; /* nobody reads what still comes */
+    while (read_some(run));
+    return run->end_of_file;
+}
+
+/* ---- the parent: what was said, and why it died ---- */
+
 /* Text from the engine that can be shown: one line, in the database's encoding. */
 static char *printable(const char *text, size_t size)
 {
@@ -537,8 +643,8 @@ static void bury(struct engine *engine)
 
 char *engine_death(struct engine *engine)
 {
-    bury(engine);
-    return pstrdup(engine->reason);
+    bury(process_of(engine));
+    return pstrdup(process_of(engine)->reason);
 }
 
 static void raise_death(struct engine *engine)
@@ -573,7 +679,7 @@ enum tlaw_message engine_receive(struct engine *engine, int timeout_ms, const vo
     }
     if (died == NULL)
         raise_death(engine);
-    bury(engine);
+    bury(process_of(engine));
     *died = true;
     return TLAW_NO_MESSAGE;
 }

@@ -23,6 +23,20 @@ extern void engine_stop(struct engine *engine); /* kill, reap, free; safe on NUL
 extern pid_t engine_pid(const struct engine *engine);
 
 /*
+ * An engine that serves many runs (TLAW_SERVE was sent): each has a struct engine of its own, which is that
+ * run's channel into the same process.  It is used like any other, and stopped before the host is; the death
+ * of the process is the death of all of them.  tokens_fd as in engine_start.
+ */
+extern struct engine *engine_open_run(struct engine *host, int tokens_fd);
+/* Runs that were opened in its process since that started; 0: an engine of one job. */
+extern int engine_runs(const struct engine *engine);
+/* Tells the engine to let go of a run, which takes it up to a step; engine_left: whether it has, not waiting. */
+extern void engine_leave(struct engine *run);
+extern bool engine_left(struct engine *run);
+/* The descriptor that becomes readable when something comes. */
+extern int engine_socket(const struct engine *engine);
+
+/*
  * Sends one message; blocks (interruptibly) until the socket took it.  What comes in meanwhile is kept.
  * Nothing is raised when the engine has gone: the next engine_receive tells why.
  */

@@ -5,7 +5,8 @@
  * process ends, so that nothing is believed of a process that has gone.
  *   slot       (no database, 0, slot, 3)      one of tlaw.max_workers in the whole cluster
  *   run        (database, run_id, 4)          somebody works on this run
- *   wait       (database, 0, 0, 5)            this database's worker that waits for a slot
+ *   wait       (database, 0, 0, 5)            this database's worker that waits for a slot or a GPU
+ *   device     (no database, 0, number, 6)    one engine of the whole cluster serves this GPU
  *
  * Starting: the commit of a transaction that queued a run registers one worker; a worker that has claimed a
  * run registers one more while there are queued runs and free slots.  A worker that finds nothing gives its
@@ -22,6 +23,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -32,6 +34,7 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "tcop/tcopprot.h"
+#include "utils/array.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -39,6 +42,7 @@
 #define SLOT_LOCK        3
 #define RUN_LOCK         4
 #define WAIT_LOCK        5
+#define DEVICE_LOCK      6
 #define LAUNCHER_RESTART 5    /* seconds */
 #define VISIT_MS         1000 /* longest wait for one database's worker before the next is visited */
 
@@ -75,6 +79,14 @@ static LOCKTAG wait_tag(void)
     return tag;
 }
 
+static LOCKTAG device_tag(const char *device)
+{
+    LOCKTAG tag;
+
+    SET_LOCKTAG_ADVISORY(tag, InvalidOid, 0, atoi(device + strlen("cuda:")), DEVICE_LOCK);
+    return tag;
+}
+
 int queue_take_slot(void)
 {
     int slot;
@@ -95,25 +107,57 @@ void queue_release_slot(int slot)
     LockRelease(&tag, ExclusiveLock, true);
 }
 
+/* Whether it is a cluster-wide lock of that kind that a session of the database (InvalidOid: any) holds. */
+static bool is_held(const LockInstanceData *lock, int kind, Oid database)
+{
+    PGPROC *holder;
+
+    if (lock->locktag.locktag_type != LOCKTAG_ADVISORY || lock->locktag.locktag_field1 != InvalidOid ||
+        lock->locktag.locktag_field4 != kind || lock->holdMask == 0)
+        return false;
+    return !OidIsValid(database) ||
+           ((holder = BackendPidGetProc(lock->pid)) != NULL && holder->databaseId == database);
+}
+
 int queue_slots_held(Oid database)
 {
     LockData *locks = GetLockStatusData();
     int held = 0;
     int i;
 
+    for (i = 0; i < locks->nelements; i++)
+        held += is_held(&locks->locks[i], SLOT_LOCK, database);
+    return held;
+}
+
+bool queue_hold_device(const char *device)
+{
+    LOCKTAG tag = device_tag(device);
+
+    return take(&tag, true);
+}
+
+void queue_release_device(const char *device)
+{
+    LOCKTAG tag = device_tag(device);
+
+    LockRelease(&tag, ExclusiveLock, true);
+}
+
+Datum queue_devices_held(Oid database)
+{
+    LockData *locks = GetLockStatusData();
+    Datum *devices = palloc((locks->nelements + 1) * sizeof(Datum));
+    int held = 0;
+    int i;
+
     for (i = 0; i < locks->nelements; i++) {
         const LockInstanceData *lock = &locks->locks[i];
-        PGPROC *holder;
 
-        if (lock->locktag.locktag_type != LOCKTAG_ADVISORY || lock->locktag.locktag_field1 != InvalidOid ||
-            lock->locktag.locktag_field4 != SLOT_LOCK || lock->holdMask == 0)
-            continue;
-        if (OidIsValid(database) &&
-            ((holder = BackendPidGetProc(lock->pid)) == NULL || holder->databaseId != database))
-            continue;
-        held++;
+        if (is_held(lock, DEVICE_LOCK, database))
+            devices[held++] = CStringGetTextDatum(psprintf("cuda:%u", lock->locktag.locktag_field3));
     }
-    return held;
+    return PointerGetDatum(construct_array(devices, held, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 bool queue_take_wait(void)
@@ -135,6 +179,13 @@ bool queue_hold_run(int64 run_id)
     LOCKTAG tag = run_tag(run_id);
 
     return take(&tag, true);
+}
+
+bool queue_holds_run(int64 run_id)
+{
+    LOCKTAG tag = run_tag(run_id);
+
+    return LockHeldByMe(&tag, ExclusiveLock);
 }
 
 void queue_release_run(int64 run_id)

@@ -31,11 +31,21 @@ extern bool queue_take_wait(void);
 extern void queue_release_wait(void);
 
 /*
+ * GPUs: one worker in the whole cluster serves a GPU, "cuda:N", with one engine.  queue_hold_device does not
+ * wait; held for the session.  queue_devices_held: those that sessions of one database (InvalidOid: any)
+ * serve, as text[].
+ */
+extern bool queue_hold_device(const char *device);
+extern void queue_release_device(const char *device);
+extern Datum queue_devices_held(Oid database);
+
+/*
  * Liveness: whoever works on a run holds its lock for as long as the process lives.  Neither waits.
- * queue_hold_run: for the session, until queue_release_run.
+ * queue_hold_run: for the session, until queue_release_run; queue_holds_run: whether this session does.
  * queue_run_is_idle: true when nobody works on it, and then nobody begins to before this transaction ends.
  */
 extern bool queue_hold_run(int64 run_id);
+extern bool queue_holds_run(int64 run_id);
 extern void queue_release_run(int64 run_id);
 extern bool queue_run_is_idle(int64 run_id);
 

@@ -66,6 +66,7 @@ CREATE TABLE @extschema@.tlaw_run (
     status text NOT NULL CHECK (status IN ('queued', 'running', 'done', 'failed', 'cancelled')),
     attempt int NOT NULL DEFAULT 0,     -- claims so far; a report is accepted from the current one only
     failures int NOT NULL DEFAULT 0,    -- engine deaths without checkpoint progress since
+    alone boolean NOT NULL DEFAULT false, -- an engine died under it: the next serves no other run
     cancel_requested boolean NOT NULL DEFAULT false,
     queue_identifier int8,              -- of the cluster and database that may start it; NULL: recorded
     code_version text,                  -- that queued it; with those that worked on it, where they differ

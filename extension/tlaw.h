@@ -20,8 +20,10 @@ extern int tlaw_threads;        /* most threads of one run */
 extern int tlaw_max_run_memory; /* MB an engine may use */
 extern int tlaw_checkpoint_seconds;
 extern int tlaw_max_attempts; /* engine deaths without progress before a run fails */
+extern int tlaw_gpu_runs;     /* most runs of one engine on a GPU, at most TLAW_GPU_RUNS_MOST */
 extern char *tlaw_device;     /* auto, cpu, cuda, cuda:N */
 extern char *tlaw_cpu_isa;    /* "" or auto, amx, avx512, ... */
+#define TLAW_GPU_RUNS_MOST 64
 
 /* The extension's OID, schema and owner; an error when it is not installed in this database, or 0 / NULL when
  * missing_ok. Looked up from pg_extension, never from search_path. */
