@@ -3,19 +3,9 @@
 use strict;
 use warnings;
 use Test::More;
-use File::Temp qw(tempdir);
 use TlawServer;
 
-my $library = 'build/regress/tlaw_cuda.so';
-plan skip_all => 'no g++ to compile the CUDA backend for the host' unless -e $library;
-
-my $stage = tempdir('/tmp/tlaw_stage.XXXXXX', CLEANUP => 1);
-chmod 0755, $stage;
-my $folder = `pg_config --pkglibdir`;
-chomp $folder;
-system('cp', '-r', "$ENV{TLAW_STAGE}/.", $stage) == 0 && system('cp', $library, "$stage$folder/tlaw_cuda.so") == 0
-    or die 'copying the installation';
-$ENV{TLAW_STAGE} = $stage;
+plan skip_all => 'no g++ to compile the CUDA backend for the host' unless TlawServer::pretend_gpu();
 
 my $server = TlawServer->new('tlaw.max_workers = 1');
 $server->sql('CREATE EXTENSION IF NOT EXISTS tlaw');

@@ -50,6 +50,19 @@ sub as_owner { return $> == 0 ? ('runuser', '-u', 'postgres', '--', 'env', '-C',
 
 # ---- the server ----
 
+# From here on servers have a GPU that is this machine's processor: the CUDA backend compiled for the host (see
+# regress/cuda_shim) lies in a copy of the installation in the place of the real one.  False where it was not compiled.
+sub pretend_gpu {
+    my $compiled = 'build/regress/tlaw_cuda.so';
+    return 0 unless -e $compiled;
+    my $stage = tempdir('/tmp/tlaw_stage.XXXXXX', CLEANUP => 1);
+    chmod 0755, $stage;
+    system('cp', '-r', "$ENV{TLAW_STAGE}/.", $stage) == 0 && system('cp', $compiled, "$stage$library/tlaw_cuda.so") == 0
+        or die 'copying the installation';
+    $ENV{TLAW_STAGE} = $stage;
+    return 1;
+}
+
 # TlawServer->new('name=value', ...): settings.
 sub new {
     my ($class, @settings) = @_;
@@ -167,6 +180,21 @@ sub corpus {
         q{CREATE TABLE t AS SELECT string_agg(md5((i * 1000 + j)::text), ' ') AS body
             FROM generate_series(1, 400) i, generate_series(1, 20) j GROUP BY i},
         q{SELECT tlaw_create_corpus('t', 'body', 'c')} ], $database);
+}
+
+# tlaw, and a corpus 'c' of about 2,500 bytes, for a GPU that is none.
+sub small_corpus {
+    my ($self, $database) = @_;
+    return $self->sql([
+        'CREATE EXTENSION tlaw',
+        q{CREATE TABLE t AS SELECT repeat(chr(97 + g % 7) || ' to ' || g || '; ', 6) AS body FROM generate_series(1, 40) g},
+        q{SELECT tlaw_create_corpus('t', 'body', 'c')} ], $database);
+}
+
+# The arguments of the smallest run on a GPU of so many steps.
+sub gpu_run {
+    return "'c', n_layer => 1, n_head => 1, d_model => 16, context_length => 8, batch_size => 2, train_tokens => 600, eval_tokens => 16,
+        eval_interval => 10, device => 'cuda', \"precision\" => 'float32', steps => $_[1]";
 }
 
 # The arguments of a tiny run of so many steps (some 20,000 a second).
