@@ -1,0 +1,113 @@
+# Deaths of an engine that serves several runs, of its worker and of the server: every run goes back to the queue, uncharged,
+# and ends with the same bits; who was there when an engine died is served alone, and charged if that dies, too.
+use strict;
+use warnings;
+use Test::More;
+use Time::HiRes qw(sleep time);
+use TlawServer;
+
+plan skip_all => 'no g++ to compile the CUDA backend for the host' unless TlawServer::pretend_gpu();
+my $server = TlawServer->new('tlaw.max_workers = 2', 'tlaw.checkpoint_seconds = 1', 'tlaw.max_attempts = 2');
+$server->small_corpus;
+
+# Queues runs of so many steps with seeds 1, 2, ...; their ids.
+sub queue {
+    my ($steps, $count) = @_;
+    return split /\n/, $server->sql("SELECT tlaw_train(${\$server->gpu_run($steps)}, again => true, seed => s) FROM generate_series(1, $count) s");
+}
+
+# Waits until all of them are trained, and have a checkpoint where that is asked for; the engine's pid.
+sub trained {
+    my ($checkpoints, @runs) = @_;
+    my $list = join ',', @runs;
+    return wait_for(
+        sub {
+            $server->sql(qq{SELECT min(engine_pid) FROM tlaw_progress WHERE run_id IN ($list) AND step > 0
+                HAVING count(*) = ${\scalar @runs} AND count(DISTINCT engine_pid) = 1
+                   AND ($checkpoints = 0 OR (SELECT count(*) FROM tlaw_checkpoint WHERE run_id IN ($list) AND kind = 'resume') = ${\scalar @runs})});
+        });
+}
+
+sub states { return $server->sql('SELECT string_agg(concat_ws(\' \', status, attempt, failures, alone), \', \' ORDER BY run_id) FROM tlaw_run WHERE run_id IN (' . join(',', @_) . ')'); }
+sub wait_done { $server->sql("CALL tlaw_wait($_)") for @_; }
+
+my $steps = 40;
+my @runs = queue($steps, 2);
+ok(trained(0, @runs), 'two runs in one engine');
+wait_done(@runs);
+my @bits = map { $server->bits($_) } @runs;
+like($bits[0], qr/^done .* [0-9a-f]{64} /, 'are done');
+
+# ---- the engine ----
+
+@runs = queue($steps, 2);
+my $engine = trained(1, @runs);
+ok($engine, 'two runs with checkpoints');
+kill KILL => $engine;
+my $most = 0;
+my %engines;
+wait_for(
+    sub {
+        my @now = split /\n/, $server->sql(q{SELECT coalesce(engine_pid, 0) FROM tlaw_progress});
+        $most = @now if @now > $most;
+        $engines{$_}++ for grep { $_ && $_ != $engine } @now;
+        return states(@runs) =~ /^done .*done /;
+    },
+    60);
+is(states(@runs), 'done 2 0 t, done 2 0 t', 'engine killed: neither is charged');
+is($most, 1, 'each is served alone');
+is(scalar(keys %engines), 2, 'by an engine of its own');
+is($server->bits($runs[$_]), $bits[$_], 'with the same bits') for 0, 1;
+like($server->sql("SELECT error FROM tlaw_run WHERE run_id = $runs[0]"), qr/^attempt 1: engine killed by signal 9/, 'the reason is kept');
+
+my ($culprit, $bystander) = queue(1e6, 2);
+kill KILL => trained(0, $culprit, $bystander);
+for my $attempt (2, 3) {
+    my $alone = wait_for(sub { $server->sql("SELECT engine_pid FROM tlaw_progress p JOIN tlaw_run r USING (run_id) WHERE run_id = $culprit AND attempt = $attempt AND engine_pid IS NOT NULL") });
+    is(states($bystander), 'queued 1 0 t', 'the other waits until it is alone') if $attempt == 2;
+    kill KILL => $alone;
+    ok(wait_for(sub { states($culprit) =~ / ${\($attempt - 1)} t$/ }), "attempt $attempt, alone: charged");
+}
+is(states($culprit), 'failed 3 2 t', 'and failed at last');
+ok(wait_for(sub { states($bystander) eq 'running 2 0 t' }), 'the other goes on');
+$server->sql("SELECT tlaw_cancel($bystander)");
+ok(wait_for(sub { states($bystander) =~ /^cancelled/ }), 'and can be cancelled');
+
+# ---- the worker, the server ----
+
+@runs = queue($steps, 2);
+$engine = trained(1, @runs);
+$server->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tlaw worker'});
+ok(wait_for(sub { !-e "/proc/$engine" }), 'a worker that is terminated takes its engine along');
+wait_done(@runs);
+is(states(@runs), 'done 2 0 f, done 2 0 f', 'the runs are neither charged nor to be alone');
+is($server->bits($runs[$_]), $bits[$_], 'and end with the same bits') for 0, 1;
+
+@runs = queue($steps, 2);
+$engine = trained(1, @runs);
+kill KILL => $server->workers;
+ok(wait_for(sub { $server->log_text =~ /all server processes terminated; reinitializing/ && $server->sql('SELECT 1') eq '1' }), 'a worker is killed: the cluster restarts');
+ok(wait_for(sub { !-e "/proc/$engine" }), 'the engine is gone');
+wait_done(@runs);
+is(states(@runs), 'done 2 0 f, done 2 0 f', 'both runs go on');
+is($server->bits($runs[$_]), $bits[$_], 'and end with the same bits') for 0, 1;
+
+# ---- too little memory beside others ----
+
+SKIP: {
+    skip 'prlimit is not here', 3 if system('prlimit --version >/dev/null 2>&1') != 0;
+    my ($long) = queue(1e6, 1);
+    $engine = trained(0, $long);
+    my ($bytes) = slurp("/proc/$engine/status") =~ /^VmData:\s+(\d+)/m;
+    system('prlimit', '--pid', $engine, '--data=' . ($bytes + 9000) * 1024);
+    my ($poor) = queue(10, 1);
+    ok(wait_for(sub { states($poor) eq 'queued 1 0 t' }), 'a run that finds too little memory beside another waits to be alone');
+    is(states($long), 'running 1 0 f', 'the other is unharmed');
+    $server->sql("SELECT tlaw_cancel($long)");
+    wait_done($poor);
+    is(states($poor), 'done 2 0 t', 'and is trained then');
+}
+
+ok(wait_for(sub { !$server->workers && !TlawServer::stray_engines() }), 'no process is left');
+is($server->sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), 0, 'no lock is left');
+done_testing;
