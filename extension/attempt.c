@@ -106,8 +106,9 @@ static bool holds_run(struct work *work, bool *cancel)
 {
     bool null;
 
-    if (execute_on_run(work, SPI_OK_SELECT, "SELECT cancel_requested FROM @.tlaw_run"
-                                      " WHERE run_id = $1 AND attempt = $2 AND status = 'running'") == 0)
+    if (execute_on_run(work, SPI_OK_SELECT,
+                       "SELECT cancel_requested FROM @.tlaw_run"
+                       " WHERE run_id = $1 AND attempt = $2 AND status = 'running'") == 0)
         return false;
     *cancel = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
     return true;
@@ -305,7 +306,8 @@ static void write_document_losses(struct work *work)
 {
     Oid types[] = {INT8OID, FLOAT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
     Datum values[] = {Int64GetDatum(work->claim.run_id), array_of(work, work->document_loss, FLOAT8OID),
-                      array_of(work, work->document_tokens, INT8OID), array_of(work, work->document_bytes, INT8OID)};
+                      array_of(work, work->document_tokens, INT8OID),
+                      array_of(work, work->document_bytes, INT8OID)};
 
     tlaw_execute(
         SPI_OK_INSERT,
@@ -428,8 +430,9 @@ static void settle(struct work *work, enum outcome outcome)
                 (errmsg("the checkpoint of run " INT64_FORMAT " cannot be used, it starts from scratch: %s",
                         work->claim.run_id, work->reason)));
         checkpoint_drop(work->claim.run_id, "resume");
-        execute_on_run(work, SPI_OK_UPDATE, "UPDATE @.tlaw_run SET status = 'queued'"
-                                      " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
+        execute_on_run(work, SPI_OK_UPDATE,
+                       "UPDATE @.tlaw_run SET status = 'queued'"
+                       " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
     }
     worker_commit(&session);
 }

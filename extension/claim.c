@@ -4,10 +4,10 @@
  * Invariants:
  * 1. A run's liveness lock is taken before "running, attempt k" is committed and held until its next state
  * is; who finds a running row whose lock is free (requeue_dead) puts it back into the queue.
- * 2. A GPU is held by one worker in the whole cluster; the runs of a GPU that is held are left to who holds it,
- * who looks once more after letting go.
- * 3. Runs are taken in one order: priority, then the cheapest.  An engine that serves many is given the next of
- * its GPU or none, so that a large run, or one that must be alone, waits for room and is not passed by.
+ * 2. A GPU is held by one worker in the whole cluster; the runs of a GPU that is held are left to who holds
+ * it, who looks once more after letting go.
+ * 3. Runs are taken in one order: priority, then the cheapest.  An engine that serves many is given the next
+ * of its GPU or none, so that a large run, or one that must be alone, waits for room and is not passed by.
  */
 #include "attempt.h"
 
@@ -75,8 +75,7 @@ static char *refuse_owner(const char *corpus, const char *owner, const char *cor
         return psprintf("the run's owner, role \"%s\", does not exist any more", owner);
     if (superuser_arg(role) || (OidIsValid(corpus_role) && has_privs_of_role(role, corpus_role)))
         return NULL;
-    return psprintf("the run's owner, role \"%s\", has no right to corpus \"%s\" any more", owner,
-                    corpus);
+    return psprintf("the run's owner, role \"%s\", has no right to corpus \"%s\" any more", owner, corpus);
 }
 
 /* "running, attempt k", with what is known of it so far. */

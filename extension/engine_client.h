@@ -30,7 +30,8 @@ extern pid_t engine_pid(const struct engine *engine);
 extern struct engine *engine_open_run(struct engine *host, int tokens_fd);
 /* Runs that were opened in its process since that started; 0: an engine of one job. */
 extern int engine_runs(const struct engine *engine);
-/* Tells the engine to let go of a run, which takes it up to a step; engine_left: whether it has, not waiting. */
+/* Tells the engine to let go of a run, which takes it up to a step; engine_left: whether it has, not waiting.
+ */
 extern void engine_leave(struct engine *run);
 extern bool engine_left(struct engine *run);
 /* The descriptor that becomes readable when something comes. */

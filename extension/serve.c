@@ -2,12 +2,12 @@
  * What a worker trains at once: one run, or on a GPU as many as one engine takes.
  *
  * Invariants:
- * 1. A GPU's engine is started for the first run and given more as long as tlaw.gpu_runs, the GPU's memory and
- * the queue allow: when it starts, when a run has ended, and once a second.  It is stopped before the GPU is let
- * go of.
+ * 1. A GPU's engine is started for the first run and given more as long as tlaw.gpu_runs, the GPU's memory
+ * and the queue allow: when it starts, when a run has ended, and once a second.  It is stopped before the GPU
+ * is let go of.
  * 2. A run under which an engine has died is served alone: its engine is given no other.
- * 3. All waiting is for whatever comes first of all runs, and at most WAIT_MS.  Interrupts are served in turns
- * (attempt.c), so that their errors are known to be theirs.
+ * 3. All waiting is for whatever comes first of all runs, and at most WAIT_MS.  Interrupts are served in
+ * turns (attempt.c), so that their errors are known to be theirs.
  */
 #include "attempt.h"
 
@@ -20,17 +20,17 @@
 #define WAIT_MS      100
 #define LOOK_MS      1000 /* between two looks at the queue for more */
 #define PATIENCE_MS  1000 /* for the engine to let go of the last runs */
-#define MEMORY_SHARE 0.9  /* of the GPU's, that estimates may add up to */
+#define MEMORY_SHARE 0.9  /* of what was free on the GPU, that estimates may add up to */
 
 static struct {
     char device[TLAW_NAME_SIZE];
-    bool gpu;
+    bool gpu, alone;     /* the first run must be alone */
     struct engine *host; /* serves the runs of a GPU */
-    double memory;       /* of the GPU; 0: not known yet */
+    double memory;       /* free on the GPU when the engine started; 0: not known yet */
     int count;           /* of runs, those included that the engine has not let go of yet */
     struct attempt *claims[TLAW_GPU_RUNS_MOST];
     struct work *works[TLAW_GPU_RUNS_MOST];
-    WaitEventSet *events; /* of these works; NULL: to be made */
+    WaitEventSet *events;     /* of these works; NULL: to be made */
     TimestampTz looked, busy; /* when the queue was looked at, when a run was last trained */
 } serving;
 
@@ -130,14 +130,11 @@ static int64 room(void)
     double left = MEMORY_SHARE * serving.memory;
     int i;
 
-    if (serving.count >= tlaw_gpu_runs || tlaw_gpu_runs == 1 || engine_pid(serving.host) == 0 ||
-        !worker_has_slot())
+    if (serving.alone || serving.count >= tlaw_gpu_runs || tlaw_gpu_runs == 1 ||
+        engine_pid(serving.host) == 0 || !worker_has_slot())
         return 0;
-    for (i = 0; i < serving.count; i++) {
-        if (serving.claims[i]->alone)
-            return 0;
+    for (i = 0; i < serving.count; i++)
         left -= (double) serving.claims[i]->memory;
-    }
     return (int64) Max(left, 0);
 }
 
@@ -162,6 +159,7 @@ void serve_runs(struct attempt *first)
     memset(&serving, 0, sizeof(serving));
     strlcpy(serving.device, first->spec.device, sizeof(serving.device));
     serving.gpu = strcmp(serving.device, "cpu") != 0;
+    serving.alone = first->alone;
     begin_run(first);
     for (;;) {
         take_turns();

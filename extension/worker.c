@@ -1,5 +1,6 @@
 /*
- * The worker: a background process that claims queued runs and trains them, one at a time, or on a GPU several.
+ * The worker: a background process that claims queued runs and trains them, one at a time, or on a GPU
+ * several.
  *
  * Invariants:
  * 1. Every transaction starts with a look whether the extension is still the one that the worker started
@@ -125,7 +126,8 @@ static bool take_slot(void)
     return slot >= 0;
 }
 
-/* Waits while all that is queued is for GPUs that other databases hold; whether there is something to do then. */
+/* Waits while all that is queued is for GPUs that other databases hold; whether there is something to do
+ * then. */
 static bool wait_for_device(void)
 {
     struct tlaw_session session;

@@ -86,11 +86,11 @@ int engine_attempt(struct engine *e, void (*step)(void *arg), void *arg)
     jmp_buf outer;
     int ended;
 
-    memcpy(outer, e->end, sizeof outer);
+    memcpy(&outer, &e->end, sizeof outer);
     ended = setjmp(e->end);
     if (!ended)
         step(arg);
-    memcpy(e->end, outer, sizeof outer);
+    memcpy(&e->end, &outer, sizeof outer);
     return ended ? -1 : 0;
 }
 

@@ -4,8 +4,8 @@
  *
  * Invariants: nothing that arrived is used before it was checked.  In a process of one job whoever loses the
  * socket's other end is an orphan and exits 0 at once, wherever it is, and every failure goes through
- * engine_fail, which sends one ERROR and exits 1.  Of many runs a lost socket or a failure ends that run alone:
- * its thread leaves by engine_end, and what it had is given back.
+ * engine_fail, which sends one ERROR and exits 1.  Of many runs a lost socket or a failure ends that run
+ * alone: its thread leaves by engine_end, and what it had is given back.
  */
 #ifndef TLAW_ENGINE_H
 #define TLAW_ENGINE_H
@@ -26,9 +26,9 @@ _Static_assert(sizeof(struct document_loss) == 32, "the record of DOCUMENT_LOSSE
 #define ENGINE_EXIT_STARTED_WRONGLY 2 /* no socket: nothing could be sent */
 
 struct engine {
-    int socket, tokens; /* descriptors: of the parent's channel, of the token file */
-    const char *serves; /* one of many runs of this GPU; NULL: alone in the process */
-    jmp_buf end;        /* where engine_end goes, when it serves */
+    int socket, tokens;              /* descriptors: of the parent's channel, of the token file */
+    const char *serves;              /* one of many runs of this GPU; NULL: alone in the process */
+    jmp_buf end;                     /* where engine_end goes, when it serves */
     struct tlaw_wire_buffer in, out; /* the payload received last; the frame being sent */
     const struct backend *backend;
     struct device *device; /* NULL until engine_open_device */
@@ -37,9 +37,9 @@ struct engine {
     struct tokenizer *tokenizer;
     struct trainer *trainer; /* of a run */
     void *block;             /* the one large block that a run or a message at hand holds */
-    double progress_sent; /* engine_now() of the last PROGRESS */
-    int64_t step;         /* reported with an ERROR */
-    double grad_norm;     /* likewise */
+    double progress_sent;    /* engine_now() of the last PROGRESS */
+    int64_t step;            /* reported with an ERROR */
+    double grad_norm;        /* likewise */
 };
 
 /* ---- channel.c: frames on the socket ---- */

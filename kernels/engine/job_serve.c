@@ -5,8 +5,8 @@
  * comes on that socket, exactly as an engine of one run does.  The main thread only takes RUNs.
  *
  * Invariants: runs share nothing that is written but the measured speed of the device; a run that fails, or
- * whose socket is lost, ends alone and gives its device, memory and descriptors back, the socket last, so that
- * its end of file says that all of it is free; the end of the first socket is the end of the process.
+ * whose socket is lost, ends alone and gives its device, memory and descriptors back, the socket last, so
+ * that its end of file says that all of it is free; the end of the first socket is the end of the process.
  */
 #include "engine.h"
 
@@ -54,7 +54,8 @@ static void start_run(struct engine *main, const char *device, const int descrip
     pthread_attr_destroy(&detached);
 }
 
-/* What the GPU is, so that the parent knows its memory; one that is not to be had is told to every run. */
+/* What the GPU is, with the memory that is free; one that is not to be had has none, and its runs are told
+ * why. */
 static void announce(struct engine *e, const char *device)
 {
     struct backend_device gpus[BACKEND_GPUS_MOST];
@@ -65,7 +66,7 @@ static void announce(struct engine *e, const char *device)
     for (int i = 0; i < count; i++)
         if (strcmp(gpus[i].device, device) == 0) {
             message.cores = gpus[i].cores;
-            message.memory = gpus[i].memory;
+            message.memory = gpus[i].unusable[0] ? 0 : backend_gpu_memory(device);
             snprintf(message.isa, sizeof message.isa, "%.15s", gpus[i].isa);
             snprintf(message.name, sizeof message.name, "%.500s", gpus[i].name);
             snprintf(message.unusable, sizeof message.unusable, "%s", gpus[i].unusable);
@@ -79,7 +80,8 @@ void job_serve(struct engine *e, const union tlaw_any_message *request)
 
     memcpy(device, request->serve.device, sizeof device);
     if (strncmp(device, "cuda:", 5) != 0)
-        engine_fail(e, "input", "device = \"%s\" is not accepted: an engine serves many runs on a GPU", device);
+        engine_fail(e, "input", "device = \"%s\" is not accepted: an engine serves many runs on a GPU",
+                    device);
     announce(e, device); /* also loads the CUDA backend, before there are threads */
     for (;;) {
         int descriptors[2];

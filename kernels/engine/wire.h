@@ -71,7 +71,7 @@
 #define TLAW_MEASURE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                  \
     STR(estimator) I64(k) STR(metric) I64(exclude_cluster) I64(seed) STR(control) I64(known_dimension) I64(sample)
 
-/* A GPU's engine serves many runs: it answers with that DEVICE and takes RUNs until the socket is closed. */
+/* A GPU's engine serves many runs: it answers with that DEVICE and its free memory, and takes RUNs until the socket is closed. */
 #define TLAW_SERVE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) STR(device)
 /* With two descriptors (SCM_RIGHTS): a socket on which one TRAIN follows as in an engine of its own, and its token file. */
 #define TLAW_RUN_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)

@@ -76,7 +76,7 @@ def test_bits(command, tokens):
     singly = [alone(command, tokens, s) for s in specs]
     with serve(command) as host:
         name, device = host.receive()
-        ok(name == "DEVICE" and device["memory"] == 1 << 30 and not device["unusable"], "it says what the GPU has")
+        ok(name == "DEVICE" and device["memory"] > 1 << 29 and not device["unusable"], "it says what the GPU has")
         runs = [ServedRun(host, tokens, s) for s in specs]
         bits = [run.take_all().bits() for run in runs]
         ok(bits == [run.bits() for run in singly], "three runs at once: the bits of one at a time")
