@@ -8,19 +8,23 @@ KERNEL_SRCS = $(wildcard kernels/text/*.c kernels/model/*.c kernels/stats/*.c ke
               $(filter-out kernels/engine/main.c,$(ENGINE_SRCS))
 ISA_SRCS = $(filter-out %/isa_amx_gemm.c,$(wildcard kernels/backend/cpu/isa_*.c))
 ISA_SRCS_amx = kernels/backend/cpu/isa_amx_gemm.c $(filter-out %/isa_gemm.c %/isa_knn.c,$(ISA_SRCS))
+ISA_SRCS_neon = $(filter-out %/isa_knn.c,$(ISA_SRCS))
 
 ifeq ($(shell uname -m),x86_64)
 ISAS = portable avx2 avx512 avx512_bf16 amx
+else ifeq ($(shell uname -m),aarch64)
+ISAS = portable neon
 else
 ISAS = portable
 endif
 ISA_FLAGS_portable =
+ISA_FLAGS_neon = -DNEON
 ISA_FLAGS_avx2 = -mavx2 -mfma -mf16c
 ISA_FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
 ISA_FLAGS_avx512_bf16 = $(ISA_FLAGS_avx512) -mavx512bf16 -DBF16
 ISA_FLAGS_amx = $(ISA_FLAGS_avx512_bf16) -DAMX -Ikernels/backend/cpu/amx
 
-isa_objs = $(patsubst %.c,build/%.$(1).o,$(or $(ISA_SRCS_$(1)),$(ISA_SRCS)))
+isa_objs = $(patsubst %.c,$(or $(2),build)/%.$(1).o,$(or $(ISA_SRCS_$(1)),$(ISA_SRCS)))
 KERNEL_OBJS = $(KERNEL_SRCS:%.c=build/%.o) $(foreach isa,$(ISAS),$(call isa_objs,$(isa)))
 
 define isa_rule

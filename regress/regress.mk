@@ -31,6 +31,29 @@ build/regress/test_amx: $(call isa_objs,amx_model)
 build/regress/test_amx: private KERNEL_LIBS := $(call isa_objs,amx_model) build/libkernels.a -Wl,--wrap=posix_memalign,--wrap=free $(KERNEL_LIBS)
 endif
 
+# What of kernels/ needs no library, for arm64, and tests of it, where there is a cross compiler; regress/tap/080_arm64.pl runs
+# them under qemu-aarch64.
+ARM64_CC = aarch64-linux-gnu-gcc
+ARM64_FLAGS = $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -Werror -ffunction-sections
+ARM64_SRCS = kernels/engine/spec.c kernels/text/corpus_file.c kernels/text/radix_sort.c \
+             $(filter kernels/model/% kernels/stats/% kernels/backend/%,$(KERNEL_SRCS))
+ARM64_OBJS = $(ARM64_SRCS:%.c=build/arm64/%.o) $(call isa_objs,portable,build/arm64) $(call isa_objs,neon,build/arm64)
+ARM64_TESTS = $(addprefix build/arm64/,test_operations test_gemm test_threads test_trainer)
+define arm64_rule
+build/arm64/%.$(1).o: %.c
+	@mkdir -p $$(@D)
+	$$(ARM64_CC) $$(ARM64_FLAGS) -DISA=$(1) $$(ISA_FLAGS_$(1)) -c $$< -o $$@
+endef
+$(foreach isa,portable neon,$(eval $(call arm64_rule,$(isa))))
+build/arm64/%.o: %.c
+	@mkdir -p $(@D)
+	$(ARM64_CC) $(ARM64_FLAGS) -c $< -o $@
+build/arm64/libkernels.a: $(ARM64_OBJS)
+	rm -f $@; $(AR) rcs $@ $^
+$(ARM64_TESTS): build/arm64/%: regress/kernels/%.c build/arm64/libkernels.a
+	$(ARM64_CC) $(ARM64_FLAGS) -Wl,--gc-sections -o $@ $^ -lpthread -lm -ldl
+arm64-tests: $(ARM64_TESTS)
+
 # The CUDA backend compiled for the host, beside the test that finds it there; without a C++ compiler: skipped.
 SHIM_OBJS = $(patsubst %,build/regress/cuda_shim/%.o,$(notdir $(CUDA_SRCS) $(wildcard regress/cuda_shim/*.cpp)))
 SHIM_FLAGS = -std=c++20 -O2 -g -fno-strict-aliasing -Wall -Wextra -Wno-sign-compare -Wno-unknown-pragmas -fPIC \
@@ -118,4 +141,4 @@ format:
 lint: all kernel-tests
 	regress/lint.sh $(C_FILES)
 
-.PHONY: kernel-tests test demo installcheck format lint bench bench-knn bench-dimension
+.PHONY: kernel-tests arm64-tests test demo installcheck format lint bench bench-knn bench-dimension

@@ -19,12 +19,12 @@ void (*backend_no_memory)(const char *message) = say_and_exit;
 
 int backend_list(const struct backend *list[BACKEND_MOST])
 {
-    static const char *const isas[] = {"portable", "avx2", "avx512", "amx"};
+    static const char *const isas[] = {"portable", "neon", "avx2", "avx512", "amx"};
     static const char *const precisions[] = {"float32", "bf16"};
     int count = 0;
 
     list[count++] = &reference_backend;
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 10; i++)
         if ((list[count] = cpu_backend(isas[i / 2], precisions[i % 2])))
             count++;
     return count;

@@ -50,7 +50,7 @@ struct segment {
 };
 
 struct backend {
-    const char *name;      /* "reference", "portable", "avx2", "avx512", "amx", "cuda" */
+    const char *name;      /* "reference", "portable", "neon", "avx2", "avx512", "amx", "cuda" */
     const char *precision; /* "float32" or "bf16" */
     size_t act_size;       /* bytes of one act element */
 

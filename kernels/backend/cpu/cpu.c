@@ -11,7 +11,9 @@
 #define HUGE_PAGE (UINT64_C(2) << 20)
 
 extern const struct backend cpu_backend_portable;
-#if defined(__x86_64__)
+#if defined(__aarch64__)
+extern const struct backend cpu_backend_neon;
+#elif defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -71,6 +73,8 @@ static const struct backend *const *backends(void)
                 list[count++] = &cpu_backend_amx;
         }
     }
+#elif defined(__aarch64__)
+    list[count++] = &cpu_backend_neon; /* every such processor has it */
 #endif
     return list;
 }

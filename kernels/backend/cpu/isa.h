@@ -15,6 +15,8 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(NEON)
+#include <arm_neon.h>
 #endif
 
 #ifdef TLAW_DOUBLE
@@ -38,10 +40,14 @@
 #define MR         6
 #define AR         4
 #else
-#define VW         4
+#define VW 4
+#ifdef NEON
+#define ISA_FAMILY "neon"
+#else
 #define ISA_FAMILY "portable"
-#define MR         4
-#define AR         4
+#endif
+#define MR 4
+#define AR 4
 #endif
 #define NR (2 * VW)
 
@@ -277,6 +283,8 @@ inline_always vf vmax(vf a, vf b)
     return (vf) _mm256_max_ps((__m256) a, (__m256) b);
 #elif defined(__SSE2__)
     return (vf) _mm_max_ps((__m128) a, (__m128) b);
+#elif defined(NEON)
+    return (vf) vmaxq_f32((float32x4_t) a, (float32x4_t) b);
 #else
     return choose(a > b, a, b);
 #endif
@@ -290,6 +298,8 @@ inline_always vf vmin(vf a, vf b)
     return (vf) _mm256_min_ps((__m256) a, (__m256) b);
 #elif defined(__SSE2__)
     return (vf) _mm_min_ps((__m128) a, (__m128) b);
+#elif defined(NEON)
+    return (vf) vminq_f32((float32x4_t) a, (float32x4_t) b);
 #else
     return choose(a < b, a, b);
 #endif
@@ -303,6 +313,8 @@ inline_always vf vsqrt(vf x)
     return (vf) _mm256_sqrt_ps((__m256) x);
 #elif defined(__SSE2__)
     return (vf) _mm_sqrt_ps((__m128) x);
+#elif defined(NEON)
+    return (vf) vsqrtq_f32((float32x4_t) x);
 #else
     for (int i = 0; i < VW; i++)
         x[i] = sqrtf(x[i]);
@@ -314,6 +326,8 @@ inline_always float vsum(vf x)
 {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_ps((__m512) x);
+#elif defined(NEON)
+    return vaddvq_f32((float32x4_t) x);
 #else
     float sum[VW];
 
