@@ -6,8 +6,9 @@ ENGINE_SRCS = $(wildcard kernels/engine/*.c)
 KERNEL_SRCS = $(wildcard kernels/text/*.c kernels/model/*.c kernels/stats/*.c kernels/backend/*.c) \
               $(filter-out kernels/backend/cpu/isa_%.c,$(wildcard kernels/backend/cpu/*.c)) $(wildcard kernels/backend/cuda/*.c) \
               $(filter-out kernels/engine/main.c,$(ENGINE_SRCS))
-ISA_SRCS = $(filter-out %/isa_amx_gemm.c,$(wildcard kernels/backend/cpu/isa_*.c))
-ISA_SRCS_amx = kernels/backend/cpu/isa_amx_gemm.c $(filter-out %/isa_gemm.c %/isa_knn.c,$(ISA_SRCS))
+AMX_SRCS = $(wildcard kernels/backend/cpu/isa_amx_*.c)
+ISA_SRCS = $(filter-out $(AMX_SRCS),$(wildcard kernels/backend/cpu/isa_*.c))
+ISA_SRCS_amx = $(AMX_SRCS) $(filter-out %/isa_gemm.c %/isa_attention.c %/isa_knn.c,$(ISA_SRCS))
 ISA_SRCS_neon = $(filter-out %/isa_knn.c,$(ISA_SRCS))
 
 ifeq ($(shell uname -m),x86_64)

@@ -1,5 +1,5 @@
 /*
- * Causal attention: forward, backward, and one position with a key-value cache.
+ * Causal attention: forward and backward.
  *
  * A unit of work is one head of one sequence, whose operands are first packed into zero-padded local layouts.
  * Forward takes NR queries at a time as lanes, so the softmax runs down the keys without horizontal sums, and
@@ -10,18 +10,7 @@
  * Roof: the FMA units, shared with exp.  Measured (Zen 5, one thread, counting the causal half): at head
  * dimension 64 52 % of it in float32 and 45 % in bf16, at 16 33 % and 27 %.
  */
-#include "isa.h"
-
-struct attention {
-    struct device *device;
-    const act_t *qkv, *dy, *y_in;
-    const float *lse_in;
-    act_t *y, *dqkv;
-    float *lse;
-    long T, C, H, D; /* D: head dimension */
-    long d_cells;    /* of a row of D elements */
-    float scale;
-};
+#include "isa_attention.h"
 
 /* ---- local layouts of a head's [T][D] slice `from`, rows `ld` apart ---- */
 
@@ -54,36 +43,6 @@ inline_always const cell *a_panel(const cell *panels, const struct attention *w,
     return panels + row / VW * VW * w->d_cells + row % VW;
 }
 
-/* Two consecutive rows of floats of a tile (two times VW lanes) as cells, or one row where STEP is 1. */
-inline_always void store_cells(cell *to, vf x[2], vf next[2])
-{
-    for (int v = 0; v < 2; v++)
-#ifdef BF16
-        store(to + v * VW, pair_lanes(x[v], next[v]));
-#else
-        store(to + v * VW, x[v]);
-    (void) next;
-#endif
-}
-
-/* to[i * ld + d] = from[d * NR + i] for the rows i < n of a transposed result [D][NR] */
-static void write_transposed(act_t *to, long ld, const float *from, long n, long D)
-{
-    for (long i = 0; i < least(n, NR); i += VW)
-        for (long d = 0; d < D; d += VW) {
-            vf r[VW];
-
-#pragma GCC unroll 16
-            for (int j = 0; j < VW; j++)
-                r[j] = d + j < D ? load(from + (d + j) * NR + i) : (vf){0};
-            transpose(r);
-#pragma GCC unroll 16
-            for (int j = 0; j < VW; j++)
-                if (i + j < n)
-                    store_act_n(to + (i + j) * ld + d, r[j], D - d);
-        }
-}
-
 /* out[width][NR] = sum over k of a[k][width]^T b[k][NR], times *lane_scale */
 static void product_over_rows(float *out, const cell *a, long width, const cell *b, long K,
                               const vf lane_scale[2])
@@ -96,14 +55,6 @@ static void product_over_rows(float *out, const cell *a, long width, const cell 
             for (int v = 0; v < 2; v++)
                 store(out + (d + i) * NR + v * VW, lane_scale ? acc[i][v] * lane_scale[v] : acc[i][v]);
     }
-}
-
-/* Lanes whose own number is below n. */
-inline_always vi lanes_below(long n)
-{
-    const vi number = {LANES(LANE_NUMBER)};
-
-    return number < (int32_t) (n < -VW ? -VW : n > VW ? VW : n);
 }
 
 /* ---- forward ---- */
@@ -133,27 +84,6 @@ static void scores_forward(const struct attention *w, const struct forward *f, l
     }
 }
 
-/* Exponentials of n keys' scores as cells, in place; 1/sum and log-sum-exp of each lane. */
-static void softmax_forward(const struct forward *f, long n, const vf largest[2], vf inverse[2], vf lse[2])
-{
-    vf sum[2] = {{0}};
-
-    for (long key = 0; key < n; key += STEP) {
-        vf e[STEP][2];
-
-        for (int i = 0; i < STEP; i++)
-            for (int v = 0; v < 2; v++) {
-                e[i][v] = vexp_act(load(f->p + (key + i) * NR + v * VW) - largest[v]);
-                sum[v] += e[i][v];
-            }
-        store_cells(f->p + key / STEP * NR, e[0], e[STEP - 1]);
-    }
-    for (int v = 0; v < 2; v++) {
-        inverse[v] = 1.0f / sum[v];
-        lse[v] = largest[v] + vlog(sum[v]);
-    }
-}
-
 static void forward_unit(void *arg, long unit, int thread)
 {
     const struct attention *w = arg;
@@ -175,7 +105,7 @@ static void forward_unit(void *arg, long unit, int thread)
         vf largest[2] = {splat(-1e30f), splat(-1e30f)}, inverse[2], lse[2];
 
         scores_forward(w, &f, q0, n, largest);
-        softmax_forward(&f, n, largest, inverse, lse);
+        softmax_lanes(f.p, n, largest, inverse, lse);
         product_over_rows(f.out, f.v, f.width, f.p, steps(n), inverse);
         write_transposed(w->y + (b * T + q0) * C + h * D, C, f.out, T - q0, D);
         for (long v = 0; v < 2 && q0 + v * VW < T; v++)
@@ -303,20 +233,6 @@ static long place_backward(struct backward *g, float *base, long rows, long d_ce
     return used;
 }
 
-/* lse and delta of a head's rows; zero beyond T, where dy is zero too */
-static void row_statistics(const struct attention *w, const struct backward *g, long unit, const act_t *dy,
-                           const act_t *y, long rows)
-{
-    for (long t = 0; t < rows; t++) {
-        vf sum = {0};
-
-        for (long d = 0; t < w->T && d < w->D; d += VW)
-            sum += load_act_n(dy + t * w->C + d, w->D - d) * load_act_n(y + t * w->C + d, w->D - d);
-        g->delta[t] = vsum(sum);
-        g->lse[t] = t < w->T ? w->lse_in[unit * w->T + t] : 0.0f;
-    }
-}
-
 static void backward_unit(void *arg, long unit, int thread)
 {
     const struct attention *w = arg;
@@ -335,7 +251,7 @@ static void backward_unit(void *arg, long unit, int thread)
     pack_over_rows(g.dy_rows, g.width, dy, C, w, rows);
     pack_over_rows(g.k_rows, g.lanes, q + C, 3 * C, w, rows);
     memset(g.dq, 0, (size_t) (rows * g.lanes) * sizeof *g.dq);
-    row_statistics(w, &g, unit, dy, w->y_in + b * T * C + h * D, rows);
+    row_statistics(w, g.lse, g.delta, unit, dy, w->y_in + b * T * C + h * D, rows);
     for (long k0 = 0; k0 < T; k0 += NR) {
         scores_backward(w, &g, k0);
         product_over_rows(g.out, g.dy_rows + k0 / STEP * g.width, g.width, g.p, steps(T - k0), NULL);
@@ -366,54 +282,4 @@ void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *d
                           .scale = 1.0f / sqrtf((float) (C / H))};
 
     pool_run(device->pool, (long) B * H, backward_unit, &w);
-}
-
-/* ---- decoding: the roof is the memory that holds the caches ---- */
-struct decode {
-    struct device *device;
-    act_t *y;
-    const act_t *k, *v, *q;
-    long n, C, D; /* n: positions so far, this one included */
-};
-
-static void decode_unit(void *arg, long head, int thread)
-{
-    const struct decode *w = arg;
-    long D = w->D, at = head * D;
-    float *p = device_own(w->device, thread, (size_t) round_up(w->n, VW) * sizeof *p),
-          scale = 1.0f / sqrtf((float) D);
-    float largest = -1e30f, sum = 0.0f;
-
-    for (long t = 0; t < w->n; t++) {
-        vf dot = {0};
-
-        for (long d = 0; d < D; d += VW)
-            dot += load_act_n(w->q + at + d, D - d) * load_act_n(w->k + t * w->C + at + d, D - d);
-        p[t] = vsum(dot) * scale;
-        largest = p[t] > largest || p[t] != p[t] ? p[t] : largest;
-    }
-    for (long t = 0; t < w->n; t += VW)
-        store_n(p + t, vexp(load_n(p + t, w->n - t) - largest), w->n - t);
-    for (long t = 0; t < w->n; t++)
-        sum += p[t];
-    for (long d = 0; d < D; d += VW) {
-        vf y = {0};
-
-        for (long t = 0; t < w->n; t++)
-            y += p[t] * load_act_n(w->v + t * w->C + at + d, D - d);
-        store_act_n(w->y + at + d, y / sum, D - d);
-    }
-}
-
-void ISA_NAME(attention_decode)(struct device *device, act *y, act *k_cache, act *v_cache, const act *qkv,
-                                int position, int C, int H)
-{
-    const act_t *q = qkv;
-    act_t *k = k_cache, *v = v_cache;
-
-    memcpy(k + (size_t) position * C, q + C, (size_t) C * sizeof *k);
-    memcpy(v + (size_t) position * C, q + 2 * C, (size_t) C * sizeof *v);
-    pool_run(device->pool, H, decode_unit,
-             &(struct decode){
-                 .device = device, .y = y, .k = k, .v = v, .q = q, .n = position + 1, .C = C, .D = C / H});
 }
