@@ -7,10 +7,10 @@ CREATE FUNCTION @extschema@.tlaw_train(corpus text, study text DEFAULT NULL, arc
     weight_decay float8 DEFAULT NULL, beta1 float8 DEFAULT NULL, beta2 float8 DEFAULT NULL,
     grad_clip float8 DEFAULT NULL, eval_interval float8 DEFAULT NULL, eval_tokens float8 DEFAULT NULL,
     checkpoint text DEFAULT NULL, device text DEFAULT NULL, "precision" text DEFAULT NULL,
-    threads float8 DEFAULT NULL, priority float8 DEFAULT NULL, again boolean DEFAULT false) RETURNS bigint
+    recompute boolean DEFAULT NULL, threads float8 DEFAULT NULL, priority float8 DEFAULT NULL, again boolean DEFAULT false) RETURNS bigint
     AS 'MODULE_PATHNAME', 'tlaw_train' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_train IS
-    'queues the training of a transformer on a corpus and returns the run''s id at once; NULL: by the rule; SQL wants quotes around "precision" =>';
+    'queues the training of a transformer on a corpus and returns the run''s id at once; NULL: by the rule; recompute: less memory for a third more work; SQL wants quotes around "precision" =>';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_train FROM PUBLIC;
 
 CREATE TYPE @extschema@.tlaw_run_estimate AS (n_params bigint, n_params_non_embedding bigint, train_tokens bigint,
@@ -28,7 +28,7 @@ CREATE FUNCTION @extschema@.tlaw_estimate(corpus text, study text DEFAULT NULL, 
     weight_decay float8 DEFAULT NULL, beta1 float8 DEFAULT NULL, beta2 float8 DEFAULT NULL,
     grad_clip float8 DEFAULT NULL, eval_interval float8 DEFAULT NULL, eval_tokens float8 DEFAULT NULL,
     checkpoint text DEFAULT NULL, device text DEFAULT NULL, "precision" text DEFAULT NULL,
-    threads float8 DEFAULT NULL, priority float8 DEFAULT NULL, again boolean DEFAULT false) RETURNS @extschema@.tlaw_run_estimate
+    recompute boolean DEFAULT NULL, threads float8 DEFAULT NULL, priority float8 DEFAULT NULL, again boolean DEFAULT false) RETURNS @extschema@.tlaw_run_estimate
     AS 'MODULE_PATHNAME', 'tlaw_estimate' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_estimate IS
     'what tlaw_train with the same arguments would queue: resolved settings, parameters, FLOPs, memory, seconds';
@@ -79,7 +79,7 @@ SELECT r.run_id, r.study, r.corpus, r.arch, r.n_layer, r.n_head, r.d_model, r.co
        r.submitted_at, r.started_at, r.finished_at, r.train_seconds, r.eval_seconds, r.error,
        r.owner, r.priority, r.attempt, r.steps, r.batch_size, r.learning_rate, r.min_learning_rate, r.warmup_steps,
        r.schedule, r.cooldown_steps, r.weight_decay, r.beta1, r.beta2, r.grad_clip, r.bias <> 0 AS bias,
-       r.eval_interval, r.eval_tokens, r.best_step, r.train_documents, r.test_tokens, r.test_bytes, r.memory,
+       r.recompute <> 0 AS recompute, r.eval_interval, r.eval_tokens, r.best_step, r.train_documents, r.test_tokens, r.test_bytes, r.memory,
        r.peak_memory
   FROM @extschema@.tlaw_run r
   JOIN pg_catalog.pg_roles o ON o.rolname = r.owner

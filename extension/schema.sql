@@ -55,7 +55,7 @@ CREATE TABLE @extschema@.tlaw_run (
     learning_rate float8, min_learning_rate float8, warmup_steps int8, schedule text, cooldown_steps int8,
     weight_decay float8, beta1 float8, beta2 float8, grad_clip float8,
     eval_interval int8, eval_points int, eval_tokens int8,
-    checkpoint text, device text, isa text, precision text,
+    checkpoint text, device text, isa text, precision text, recompute int,
     -- how to run it
     threads int,                        -- most threads; NULL: tlaw.threads
     priority int NOT NULL DEFAULT 0,    -- higher first; then the cheapest

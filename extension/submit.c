@@ -35,7 +35,7 @@ PG_FUNCTION_INFO_V1(tlaw_log_series);
     X(corpus) X(study) X(arch) X(n_layer) X(n_head) X(d_model) X(context_length) X(bias) X(train_tokens)     \
     X(subset_seed) X(seed) X(steps) X(batch_size) X(learning_rate) X(min_learning_rate) X(warmup_steps)      \
     X(schedule) X(cooldown_steps) X(weight_decay) X(beta1) X(beta2) X(grad_clip) X(eval_interval)            \
-    X(eval_tokens) X(checkpoint) X(device) X(precision) X(threads) X(priority) X(again)
+    X(eval_tokens) X(checkpoint) X(device) X(precision) X(recompute) X(threads) X(priority) X(again)
 /* clang-format on */
 #define ARGUMENT_ENUM(name) ARGUMENT_##name,
 #define ARGUMENT_NAME(name) #name,
@@ -90,7 +90,7 @@ static void read_field(FunctionCallInfo fcinfo, const struct run_field *field, s
                                    TLAW_NAME_SIZE - 1, word)));
         if (word)
             strlcpy(target, word, TLAW_NAME_SIZE);
-    } else if (i == ARGUMENT_bias)
+    } else if (i == ARGUMENT_bias || i == ARGUMENT_recompute)
         *(int64_t *) target = given ? PG_GETARG_BOOL(i) : TLAW_UNSET;
     else if (field->type == RUN_COUNT)
         *(int64_t *) target = given ? (int64) read_number(field, PG_GETARG_FLOAT8(i)) : TLAW_UNSET;
@@ -194,7 +194,8 @@ static void check_memory(const struct tlaw_spec *spec)
                 (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                  errmsg("the run needs " INT64_FORMAT " MB of memory, and tlaw.max_run_memory is %d MB",
                         (tlaw_spec_memory(spec) >> 20) + 1, tlaw_max_run_memory),
-                 errhint("A smaller batch_size, context_length, d_model or n_layer needs less.")));
+                 errhint("A smaller batch_size, context_length, d_model or n_layer needs less, and so does"
+                         " recompute => true.")));
 }
 
 /* ---- tlaw_train ---- */

@@ -54,16 +54,26 @@ double tlaw_spec_flops(const struct tlaw_spec *s)
 }
 
 /*
+ * Activations of one token: 20 arrays of d_model a layer, and 12 more in all for the backward pass.
+ * Recomputed, one a layer and 20 in all that the layers share.
+ */
+static int64_t activation_bytes(const struct tlaw_spec *s)
+{
+    int64_t arrays = s->recompute ? s->n_layer + 20 : 20 * s->n_layer;
+
+    return 4 * s->d_model * (arrays + 12);
+}
+
+/*
  * Weights, gradients, two moments and the best weights; the state once more, twice, while a checkpoint is
- * made and sent; activations: 20 arrays of C a layer and token, and for the backward pass 12 more in all; a
- * bounded block of logits; the training subset; 64 MiB for the program itself.
+ * made and sent; activations; a bounded block of logits; the training subset; 64 MiB for the program itself.
  */
 int64_t tlaw_spec_memory(const struct tlaw_spec *s)
 {
     int64_t rows = s->micro_batch * s->context_length;
     int64_t weights = 5 * 4 * tlaw_spec_params(s);
     int64_t state = 2 * 4 * 4 * tlaw_spec_params(s);
-    int64_t activations = 4 * rows * s->d_model * (20 * s->n_layer + 12);
+    int64_t activations = rows * activation_bytes(s);
     int64_t logits = 4 * (rows < 1024 ? rows : 1024) * s->vocab_size;
 
     return weights + state + activations + logits + 2 * s->train_tokens + ((int64_t) 64 << 20);
@@ -102,6 +112,7 @@ static const struct range integer_ranges[] = {
             "a whole number from 1 to steps, or 0 for steps evenly spaced in log(step)"),
     INTEGER(eval_points, 1, 100000, "a whole number from 1 to 100000"),
     INTEGER(eval_tokens, 1, MAX_TOKENS, "a whole number from 1 to the corpus's validation tokens"),
+    INTEGER(recompute, 0, 1, "0 or 1"),
 };
 
 #define NUMBER(field, low, high, accepted)                                                                   \
@@ -251,10 +262,10 @@ static int64_t default_heads(int64_t d_model)
 /* The largest divisor of batch_size whose activations stay below 1 GiB. */
 static int64_t default_micro_batch(const struct tlaw_spec *s)
 {
-    double row = 4.0 * (double) s->context_length * (double) s->d_model * (double) (20 * s->n_layer + 12);
+    double sequence = (double) s->context_length * (double) activation_bytes(s);
 
     for (int64_t micro = s->batch_size; micro > 1; micro--)
-        if (s->batch_size % micro == 0 && row * (double) micro <= (double) (1 << 30))
+        if (s->batch_size % micro == 0 && sequence * (double) micro <= (double) (1 << 30))
             return micro;
     return 1;
 }
@@ -267,6 +278,7 @@ static void resolve_shape(struct tlaw_spec *s, int64_t train_available)
     default_integer(&s->n_head, default_heads(s->d_model));
     default_integer(&s->context_length, 128);
     default_integer(&s->bias, 0);
+    default_integer(&s->recompute, 0);
     default_integer(&s->train_tokens, train_available);
     default_integer(&s->subset_seed, 0);
     default_integer(&s->seed, 0);

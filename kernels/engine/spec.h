@@ -43,7 +43,8 @@
     STR(checkpoint)  /* "best": the scored weights are kept; "none": dropped after the test */               \
     STR(device)      /* "cpu" or "cuda:N" */                                                                 \
     STR(isa)         /* "avx512", "avx2", "portable"; "reference" for the plain backend */                   \
-    STR(precision)   /* "float32" or "bf16" */
+    STR(precision)   /* "float32" or "bf16" */                                                               \
+    I64(recompute)   /* 1: the backward pass makes activations again instead of keeping them */
 
 #define TLAW_SPEC_I64(name) int64_t name;
 #define TLAW_SPEC_F64(name) double name;

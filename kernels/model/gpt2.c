@@ -8,7 +8,9 @@
  * The residual stream is kept at every layer norm ("site": ln_1 and ln_2 of every block, then ln_f), because
  * the backward pass reads it there.  A branch writes its output into the x of the next site and that site's
  * layer norm adds the stream of the site before, so nothing is copied.  Without training two buffers take
- * turns and all blocks share the rest.
+ * turns and all blocks share the rest.  With recomputation (Chen et al. 2016) a block keeps the stream that
+ * it begins with, all blocks share the rest, and the backward pass makes it again: the same operations on the
+ * same numbers, so the same bits.
  */
 #include "gpt2.h"
 
@@ -182,10 +184,13 @@ static void plan(struct model *model, struct planner *planner)
     plan_inbox(model, planner);
     a->losses = take(planner, rows, sizeof(real));
     for (size_t l = 0; l < layers; l++)
-        if (model->training || l == 0)
+        if (l == 0 || (model->training && !model->spec.recompute))
             plan_block(planner, &a->blocks[l], rows, C, model->spec.n_head, act_size);
-        else
+        else {
             a->blocks[l] = a->blocks[0];
+            if (model->training)
+                a->blocks[l].ln_1.x = take(planner, rows * C, sizeof(real));
+        }
     if (model->training) {
         plan_norm(planner, &a->ln_f, rows, C, act_size);
         a->dx = take(planner, rows * C, sizeof(real));
@@ -245,13 +250,11 @@ static void linear(struct model *model, int slot, act *y_act, real *y_real, act 
                                    t[0].columns);
 }
 
-/* Block `layer`, and the layer norm after it.  position < 0: whole sequences, else one row at that position.
- */
-static void block_forward(struct model *model, int layer, int B, int T, int position)
+/* Block `layer` up to its hidden layer.  position < 0: whole sequences, else one row at that position. */
+static void block_inside(struct model *model, int layer, int B, int T, int position)
 {
     const struct backend *backend = model->backend;
     struct block *block = &model->activations.blocks[layer];
-    struct norm *next = site(model, layer + 1);
     int rows = B * T, C = (int) model->spec.d_model, H = (int) model->spec.n_head;
 
     linear(model, block_slot(layer, ATTN), block->qkv, NULL, NULL, block->ln_1.y, rows);
@@ -263,8 +266,17 @@ static void block_forward(struct model *model, int layer, int B, int T, int posi
     linear(model, block_slot(layer, ATTN_PROJ), NULL, block->ln_2.x, NULL, block->attended, rows);
     norm_forward(model, block_slot(layer, LN_2), &block->ln_2, block->ln_1.x, rows);
     linear(model, block_slot(layer, FC), block->hidden, NULL, block->pre, block->ln_2.y, rows);
-    linear(model, block_slot(layer, MLP_PROJ), NULL, next->x, NULL, block->hidden, rows);
-    norm_forward(model, block_slot(layer + 1, LN_1), next, block->ln_2.x, rows);
+}
+
+/* The whole block, and the layer norm after it. */
+static void block_forward(struct model *model, int layer, int B, int T, int position)
+{
+    struct block *block = &model->activations.blocks[layer];
+    struct norm *next = site(model, layer + 1);
+
+    block_inside(model, layer, B, T, position);
+    linear(model, block_slot(layer, MLP_PROJ), NULL, next->x, NULL, block->hidden, B * T);
+    norm_forward(model, block_slot(layer + 1, LN_1), next, block->ln_2.x, B * T);
 }
 
 static void upload_tokens(struct model *model, int32_t *to, const int32_t *tokens, int B, int T)
@@ -370,6 +382,10 @@ static void block_backward(struct model *model, int layer, int B, int T)
     struct block *block = &a->blocks[layer];
     int rows = B * T;
 
+    if (model->spec.recompute && layer < model->spec.n_layer - 1) { /* the last one's is still there */
+        norm_forward(model, block_slot(layer, LN_1), &block->ln_1, NULL, rows);
+        block_inside(model, layer, B, T, -1);
+    }
     linear_backward(model, block_slot(layer, MLP_PROJ), a->dwide, NULL, NULL, a->dx, block->pre,
                     block->hidden, rows);
     linear_backward(model, block_slot(layer, FC), NULL, a->dnormed, a->dwide, NULL, NULL, block->ln_2.y,

@@ -253,7 +253,7 @@ def spec(**values):
         train_tokens=4000, subset_seed=1, seed=2, steps=40, batch_size=4, micro_batch=2,
         learning_rate=0.01, min_learning_rate=0.001, warmup_steps=4, schedule="cosine", cooldown_steps=0,
         weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0, eval_interval=0, eval_points=6,
-        eval_tokens=400, checkpoint="best", device="cpu", isa="reference", precision="float32",
+        eval_tokens=400, checkpoint="best", device="cpu", isa="reference", precision="float32", recompute=0,
     )  # fmt: skip
     unknown = set(values) - set(base)
     if unknown:

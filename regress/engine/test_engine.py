@@ -239,6 +239,15 @@ def test_memory(tokens):
     ok(used <= needed, "memory: estimated %d, used %d" % (needed, used))
     again = Run(tokens, big, threads=2, checkpoint_seconds=0, memory_limit=needed, state=run.states[2])
     ok(again.bits() == run.bits(after=2), "memory: a resumed run has enough, too")
+    big.update(recompute=1)
+    with Engine() as engine:
+        engine.send("ESTIMATE", spec=big, threads=2)
+        less = next(got for _, got in engine.messages())["memory"]
+    lean = Run(tokens, big, threads=2, checkpoint_seconds=0, memory_limit=less)
+    ok(lean.bits() == run.bits(), "memory: recomputed activations give the same bits")
+    used_less = lean.result["peak_memory"]
+    ok(less < needed and used_less <= less and used_less < used,
+       "memory: with recomputation estimated %d, used %d" % (less, used_less))  # fmt: skip
 
 
 def test_protocol(tokens):

@@ -27,7 +27,7 @@ struct trained { /* what a run of STEP_COUNT steps leaves */
 static struct tlaw_spec step_spec(int micro_batches, int seed)
 {
     return (struct tlaw_spec){.arch = "gpt2",
-                              .n_layer = 2,
+                              .n_layer = 3,
                               .n_head = 2,
                               .d_model = micro_batches > 1 ? 36 : 32, /* rows aligned and not */
                               .context_length = STEP_T,
@@ -177,14 +177,19 @@ __attribute__((unused)) static void check_steps(const struct backend *backend)
     for (int micro_batches = 1; micro_batches <= 3; micro_batches += 2) {
         struct tlaw_spec spec = step_spec(micro_batches, 5);
         struct trained calls = train_steps(backend, device, &spec, false),
-                       steps = train_steps(backend, device, &spec, true);
+                       steps = train_steps(backend, device, &spec, true), lean;
 
         ok(same_training(&calls, &steps) && results_error(&steps, &calls) < 1e-12,
            "%s %s: %d steps of %d micro-batches have the bits of single calls; loss and norm differ by %.0e",
            backend->name, backend->precision, STEP_COUNT, micro_batches, results_error(&steps, &calls));
         ok(steps.harmless, "%s %s: and one that diverges changes nothing", backend->name, backend->precision);
+        spec.recompute = 1;
+        lean = train_steps(backend, device, &spec, true);
+        ok(same_training(&calls, &lean) && lean.harmless, "%s %s: so do steps that recompute activations",
+           backend->name, backend->precision);
         free(calls.weights);
         free(steps.weights);
+        free(lean.weights);
     }
     backend->close(device);
 }

@@ -44,6 +44,14 @@ SELECT ok(abs(:r_test_loss_se / (sqrt(count(*) / (count(*) - 1.0) * sum((l - t *
           'test_loss_se: over documents') FROM documents;
 SELECT is(:r_test_tokens::bigint, sum(t)::bigint, 'test_tokens') FROM documents;
 
+-- activations that are made again: a run of its own, less memory, the same losses
+SELECT tlaw_train('c', n_layer => 2, d_model => 32, n_head => 2, context_length => 32, steps => 300, batch_size => 4, train_tokens => 1e5,
+                  eval_tokens => 2000, bias => true, recompute => true) AS lean \gset
+CALL tlaw_wait(:lean);
+SELECT ok(run_id <> :run AND recompute AND memory < :r_memory, 'recompute: another run, less memory') FROM tlaw_runs WHERE run_id = :lean;
+SELECT is(array_agg(l.val_loss ORDER BY l.step), (SELECT array_agg(val_loss ORDER BY step) FROM tlaw_losses WHERE run_id = :run),
+          'recompute: the same losses') FROM tlaw_losses l WHERE l.run_id = :lean;
+
 -- replicates: another subset, other initial weights
 SELECT count(tlaw_train('c', n_layer => 1, d_model => 16, context_length => 16, steps => 50, batch_size => 4, eval_tokens => 500,
                   train_tokens => 5e4, study => 's', subset_seed => k, seed => s)) AS submitted
