@@ -2,8 +2,8 @@
  * The fast CPU backend, seen from inside: the opened device (thread pool, scratch) and the choice of an
  * instruction set.
  *
- * The operations are in isa_*.c, compiled once an instruction set (portable, neon, avx2, avx512, amx); isa.h is
- * what these share.  Invariants: an operation is cut into units by its shape, each unit writes its own
+ * The operations are in isa_*.c, compiled once an instruction set (portable, neon, avx2, avx512, amx); isa.h
+ * is what these share.  Invariants: an operation is cut into units by its shape, each unit writes its own
  * outputs and adds up in an order that only the shape decides, so the bits do not depend on the number of
  * threads.
  */
@@ -13,8 +13,8 @@
 #include "../backend.h"
 
 /*
- * NULL when this machine or this build has not got it.  isa: "portable", "neon", "avx2", "avx512", "amx".  The first
- * call asks the system for the tile registers of AMX, so it comes before threads start.
+ * NULL when this machine or this build has not got it.  isa: "portable", "neon", "avx2", "avx512", "amx". The
+ * first call asks the system for the tile registers of AMX, so it comes before threads start.
  */
 const struct backend *cpu_backend(const char *isa, const char *precision);
 /* The best instruction set that this machine runs in that precision; "": none. */

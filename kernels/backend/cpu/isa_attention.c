@@ -14,11 +14,30 @@
 
 /* ---- local layouts of a head's [T][D] slice `from`, rows `ld` apart ---- */
 
-/* [rows / VW][d_cells][VW]: VW rows as the A operand of a product over D; rows beyond T are zero */
-static void pack_a_panels(cell *to, const act_t *from, long ld, const struct attention *w, long rows)
+/* Rows of cells, the A operand of a product over D: row i at `at` + i * step. */
+struct rows {
+    const cell_any *at;
+    long step;
+};
+
+/* The slice's copy in `room` [rows][D in vectors], zero beyond T. */
+static struct rows copy_rows(cell *room, const act_t *from, long ld, const struct attention *w, long rows)
 {
-    for (long row = 0; row < rows; row += VW, to += w->d_cells * VW)
-        pack_transposed(to, VW, from + row * ld, false, ld, w->T - row, w->D);
+    long step = round_up(w->d_cells, VW);
+
+    for (long row = 0; row < rows; row++)
+        for (long d = 0; d < w->D; d += STEP * VW)
+            store(room + row * step + d / STEP,
+                  row < w->T ? cells_along(from, false, row * ld + d, w->D - d) : (vf){0});
+    return (struct rows){room, step};
+}
+
+/* What is read only once may stay where it is, if it lies as cells. */
+static struct rows place_rows(cell *room, const act_t *from, long ld, const struct attention *w, long rows)
+{
+    if (w->T % AR == 0 && w->D % STEP == 0)
+        return (struct rows){(const void *) from, ld / STEP};
+    return copy_rows(room, from, ld, w, rows);
 }
 
 /* [rows / NR][d_cells][NR]: NR rows as the B operand */
@@ -37,12 +56,6 @@ static void pack_over_rows(cell *to, long width, const act_t *from, long ld, con
     memset(to + steps(w->T) * width, 0, (size_t) ((steps(rows) - steps(w->T)) * width) * sizeof *to);
 }
 
-/* Row row of the panels of pack_a_panels */
-inline_always const cell *a_panel(const cell *panels, const struct attention *w, long row)
-{
-    return panels + row / VW * VW * w->d_cells + row % VW;
-}
-
 /* out[width][NR] = sum over k of a[k][width]^T b[k][NR], times *lane_scale */
 static void product_over_rows(float *out, const cell *a, long width, const cell *b, long K,
                               const vf lane_scale[2])
@@ -51,7 +64,9 @@ static void product_over_rows(float *out, const cell *a, long width, const cell 
         vf acc[AR][2] = {{{0}}};
 
         multiply_tile(AR, 2, acc, a + d, 1, width, b, NR, K);
+#pragma GCC unroll 16
         for (int i = 0; i < AR; i++)
+#pragma GCC unroll 2
             for (int v = 0; v < 2; v++)
                 store(out + (d + i) * NR + v * VW, lane_scale ? acc[i][v] * lane_scale[v] : acc[i][v]);
     }
@@ -59,10 +74,11 @@ static void product_over_rows(float *out, const cell *a, long width, const cell 
 
 /* ---- forward ---- */
 struct forward {
-    cell *k, *q, *v; /* A panels of K, B panels of Q, V [T][width] */
-    float *p;        /* scores^T [T][NR], then their exponentials as cells */
-    float *out;      /* y^T [width][NR] */
-    long width;      /* D rounded up to AR */
+    struct rows k;
+    cell *q, *v; /* B panels of Q, V [T][width] */
+    float *p;    /* scores^T [T][NR], then their exponentials as cells */
+    float *out;  /* y^T [width][NR] */
+    long width;  /* D rounded up to AR */
 };
 
 /* Scores^T of NR queries from q0 on against n keys, masked; the largest of each lane. */
@@ -71,8 +87,10 @@ static void scores_forward(const struct attention *w, const struct forward *f, l
     for (long key = 0; key < n; key += AR) {
         vf acc[AR][2] = {{{0}}};
 
-        multiply_tile(AR, 2, acc, a_panel(f->k, w, key), 1, VW, f->q + q0 * w->d_cells, NR, w->d_cells);
+        multiply_rows(AR, acc, f->k.at + key * f->k.step, f->k.step, f->q + q0 * w->d_cells, w->d_cells);
+#pragma GCC unroll 16
         for (int i = 0; i < AR; i++)
+#pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
                 vf x = acc[i][v] * w->scale;
 
@@ -91,13 +109,14 @@ static void forward_unit(void *arg, long unit, int thread)
     const act_t *q = w->qkv + b * T * 3 * C + h * D;
     struct forward f = {.width = round_up(D, AR)};
 
-    f.k = device_own(w->device, thread,
-                     (size_t) (rows * (2 * w->d_cells + f.width + NR) + f.width * NR + VW) * sizeof *f.k);
-    f.q = f.k + rows * w->d_cells;
+    f.q = device_own(
+        w->device, thread,
+        (size_t) (rows * (w->d_cells + round_up(w->d_cells, VW) + f.width + NR) + f.width * NR + VW) *
+            sizeof *f.q);
     f.p = f.q + rows * w->d_cells;
     f.out = f.p + rows * NR;
-    f.v = f.out + f.width * NR;
-    pack_a_panels(f.k, q + C, 3 * C, w, rows);
+    f.k = copy_rows(f.out + f.width * NR, q + C, 3 * C, w, rows);
+    f.v = f.out + f.width * NR + rows * round_up(w->d_cells, VW);
     pack_b_panels(f.q, q, 3 * C, w, rows);
     pack_over_rows(f.v, f.width, q + 2 * C, 3 * C, w, T);
     for (long q0 = 0; q0 < T; q0 += NR) {
@@ -132,7 +151,8 @@ void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const
 
 /* ---- backward ---- */
 struct backward {
-    cell *q, *dy;           /* A panels of queries */
+    struct rows q, dy;
+    cell *q_room, *dy_room;
     cell *k, *v;            /* B panels of keys */
     cell *q_rows, *dy_rows; /* [T][width] */
     cell *k_rows;           /* [T][lanes] */
@@ -149,22 +169,29 @@ static void scores_backward(const struct attention *w, const struct backward *g,
     for (long q0 = k0; q0 < w->T; q0 += AR) {
         vf s[AR][2] = {{{0}}}, dp[AR][2] = {{{0}}};
 
-        multiply_tile(AR, 2, s, a_panel(g->q, w, q0), 1, VW, g->k + k0 * w->d_cells, NR, w->d_cells);
+        multiply_rows(AR, s, g->q.at + q0 * g->q.step, g->q.step, g->k + k0 * w->d_cells, w->d_cells);
+#pragma GCC unroll 16
         for (int i = 0; i < AR; i++)
+#pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
                 s[i][v] = vexp_act(s[i][v] * w->scale - g->lse[q0 + i]);
                 if (q0 < k0 + NR)
                     s[i][v] = choose(lanes_below(q0 + i + 1 - k0 - v * VW), s[i][v], (vf){0});
             }
+#pragma GCC unroll 16
         for (int i = 0; i < AR; i += STEP)
             store_cells(g->p + (q0 - k0 + i) / STEP * NR, s[i], s[i + STEP - 1]);
-        multiply_tile(AR, 2, dp, a_panel(g->dy, w, q0), 1, VW, g->v + k0 * w->d_cells, NR, w->d_cells);
+        multiply_rows(AR, dp, g->dy.at + q0 * g->dy.step, g->dy.step, g->v + k0 * w->d_cells, w->d_cells);
+#pragma GCC unroll 16
         for (int i = 0; i < AR; i++)
+#pragma GCC unroll 2
             for (int v = 0; v < 2; v++)
                 dp[i][v] = s[i][v] * (dp[i][v] - g->delta[q0 + i]) * w->scale;
+#pragma GCC unroll 16
         for (int i = 0; i < AR; i += STEP)
             store_cells(g->ds + (q0 - k0 + i) / STEP * NR, dp[i], dp[i + STEP - 1]);
 #ifdef BF16
+#pragma GCC unroll 16
         for (int i = 0; i < AR; i++)
             store(g->ds_rows + (q0 - k0 + i) * VW, pair_row(dp[i][0], dp[i][1]));
 #endif
@@ -175,11 +202,15 @@ inline_always void add_dq(int vectors, float *dq, const cell *ds_rows, const cel
 {
     vf acc[AR][2];
 
+#pragma GCC unroll 16
     for (int i = 0; i < AR; i++)
+#pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             acc[i][v] = load(dq + i * lanes + v * VW);
     multiply_tile(AR, vectors, acc, ds_rows, NR / STEP, 1, k_rows, lanes, NR / STEP);
+#pragma GCC unroll 16
     for (int i = 0; i < AR; i++)
+#pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             store(dq + i * lanes + v * VW, acc[i][v]);
 }
@@ -206,8 +237,8 @@ static long place_backward(struct backward *g, float *base, long rows, long d_ce
         float **array;
         long size;
     } places[] = {
-        {&g->q, rows * d_cells},
-        {&g->dy, rows * d_cells},
+        {&g->q_room, rows * round_up(d_cells, VW)},
+        {&g->dy_room, rows * round_up(d_cells, VW)},
         {&g->k, rows * d_cells},
         {&g->v, rows * d_cells},
         {&g->p, rows * NR},
@@ -243,8 +274,8 @@ static void backward_unit(void *arg, long unit, int thread)
     size_t size = (size_t) place_backward(&g, NULL, rows, w->d_cells) * sizeof(float);
 
     place_backward(&g, device_own(w->device, thread, size), rows, w->d_cells);
-    pack_a_panels(g.q, q, 3 * C, w, rows);
-    pack_a_panels(g.dy, dy, C, w, rows);
+    g.q = place_rows(g.q_room, q, 3 * C, w, rows);
+    g.dy = place_rows(g.dy_room, dy, C, w, rows);
     pack_b_panels(g.k, q + C, 3 * C, w, rows);
     pack_b_panels(g.v, q + 2 * C, 3 * C, w, rows);
     pack_over_rows(g.q_rows, g.width, q, 3 * C, w, rows);

@@ -21,6 +21,7 @@ struct attention {
 /* Two consecutive rows of floats of a tile (two times VW lanes) as cells, or one row where STEP is 1. */
 inline_always void store_cells(cell *to, vf x[2], vf next[2])
 {
+#pragma GCC unroll 2
     for (int v = 0; v < 2; v++)
 #ifdef BF16
         store(to + v * VW, pair_lanes(x[v], next[v]));
@@ -65,7 +66,9 @@ static inline void softmax_lanes(float *p, long n, const vf largest[2], vf inver
     for (long key = 0; key < n; key += STEP) {
         vf e[STEP][2];
 
+#pragma GCC unroll 2
         for (int i = 0; i < STEP; i++)
+#pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
                 e[i][v] = vexp_act(load(p + (key + i) * NR + v * VW) - largest[v]);
                 sum[v] += e[i][v];
