@@ -1,17 +1,16 @@
 /*
  * The exact k nearest neighbours of every point of a set, certified, on all cores.
  *
- * Points are centred, rotated (so that no coordinate stands out) and rounded to small integers q with one
- * step s: y = s q + e.  Inner products of integers are exact, hence so is |q_i - q_j|, and by the triangle
- * inequality | |y_i - y_j| - s |q_i - q_j| | <= |e_i| + |e_j|, where |e_i| is computed.  A pair that this
- * rules out as neighbours is dropped; of the others the distance is computed in float32 from the points as
- * given, with its own bound, and of those that this leaves in float64.  So the answer is the one of comparing
- * all distances in float64 (equal distances: the lower index first), whatever the precision of the integers,
- * the number of threads or the instruction set.  Where distances are concentrated (noise in many dimensions),
- * integers of 16 bits are worth their cost, else 8 bits do.  Every pair's product is formed once, for both of
- * its points.
+ * Points are centred, rotated (so that no coordinate of a row stands out) and rounded, each row with its own step s,
+ * to small integers q and, with a step some 256 times finer, what these leave to small integers r:
+ * y = s (q + r / fine) + e.  Inner products of integers are exact, hence so are distances of rounded rows, and by
+ * the triangle inequality | |y_i - y_j| - |z_i - z_j| | <= |e_i| + |e_j|, where z is what y was rounded to and |e_i|
+ * is computed.  Of every pair the product of the q is formed, once for both of its points; of those that this does not
+ * rule out as neighbours, the products with the r; of those that are left then, the distance in float64 from the points
+ * as given.  So the answer is the one of comparing all distances in float64 (equal distances: the lower index first),
+ * whatever the precision of the integers, the number of threads or the instruction set.
  *
- * Memory: about n (width + 2,200) bytes, for k up to 32, next to the points.
+ * Memory: about n (3 width + 12 k + 400) bytes next to the points, for k up to 32.
  */
 #ifndef TLAW_KNN_H
 #define TLAW_KNN_H
@@ -25,9 +24,8 @@ struct knn_request {
     struct pool *pool;
     void (*progress)(double share, void *arg); /* NULL: none; called several times a second */
     void *progress_arg;
-    const struct knn_kernel *kernel;          /* NULL: the best of this machine */
-    int bits;                                 /* of the integers: 8, 16, or 0 to choose */
-    int64_t rough_distances, exact_distances; /* out: how many were computed in float32 and in float64 */
+    const struct knn_kernel *kernel;         /* NULL: the best of this machine */
+    int64_t fine_distances, exact_distances; /* out: how many were computed with the r, and in float64 */
 };
 
 /* As tlaw_knn_plain, and the same bits. */
@@ -36,38 +34,62 @@ tlaw_knn knn_exact;
 /* ---- what the instruction sets fill (cpu/isa_knn.c) ---- */
 
 /*
- * A block is KNN_BLOCK points, rows beyond the last one zero: KNN_PANELS panels [quads][KNN_PANEL] of four
- * bytes, which are four coordinates as int8 or two as int16.
+ * A block is KNN_BLOCK points, rows beyond the last one zero.  Packed, the q of a block are KNN_PANELS panels
+ * [quads][KNN_PANEL] of four coordinates each.  The record of a point is its q and then its r, as rows of `plane`
+ * bytes.
  */
 #define KNN_PANEL  48
 #define KNN_PANELS 4
 #define KNN_BLOCK  (KNN_PANEL * KNN_PANELS)
+#define KNN_FINE   256
 
-struct knn_hit {
-    uint16_t row, column;
-    int32_t distance2; /* of the integers */
+/* How rows are prepared: y = (scale x - centre) factor, rotated in pieces of `turn` (1: not). */
+struct knn_frame {
+    const double *centre, *factor; /* [width]; factor has signs, the unit of length and the rotation's norm */
+    double absolute;               /* error of a float64 distance, in that unit */
+    int plane, turn;
+    int limit, fine; /* q in [-limit, limit], r in [-fine / 2, fine / 2] and in [-128, 127] */
 };
 
-struct knn_product {
-    int limit;  /* integers are in [-limit, limit] */
-    int offset; /* added to the columns' integers */
-    int fours;  /* coordinates in four bytes: 4 or 2 */
-    /* out[row][column] = sum over coordinates of rows q (columns q + offset), mod 2^32 */
-    void (*block)(int32_t *out, const int8_t *rows, const int8_t *columns, int quads);
+/* What rounding makes of a row; lengths in the frame's unit.  step 0 and infinite errors: it was too long. */
+struct knn_rounded {
+    double norm2, fine_norm2; /* of s q and of s (q + r / fine) */
+    float step, error, fine_error;
+    int32_t sum, fine_sum; /* of the q and of the r */
+};
+
+/*
+ * What the scan needs of a block's points: e, at least the error; reach, at least e plus the distance beyond which
+ * there are no neighbours; and half the squared length of the rounded row less e^2 / 2 and less reach^2 / 2.
+ */
+struct knn_side {
+    float step[KNN_BLOCK], error[KNN_BLOCK], reach[KNN_BLOCK], beyond_error[KNN_BLOCK], beyond_reach[KNN_BLOCK];
+} __attribute__((aligned(64)));
+
+enum { KNN_OF_ROW = 1, KNN_OF_COLUMN = 2 };
+struct knn_hit {
+    uint8_t row, column, within; /* whose reach: KNN_OF_ROW | KNN_OF_COLUMN */
+    int32_t product;
 };
 
 struct knn_kernel {
-    struct knn_product coarse, fine; /* of int8, and of int16 at half the speed */
+    int limit;  /* integers q are in [-limit, limit] */
+    int offset; /* added to the columns' */
+    /* Prepares and rounds row i; row: scratch [plane]. */
+    void (*round)(const struct tlaw_points *points, int64_t i, const struct knn_frame *frame, float *row,
+                  int8_t *record, struct knn_rounded *out);
+    /* out[KNN_BLOCK][KNN_PANEL] = start of the row + sum over coordinates of rows q (columns q + offset) */
+    void (*multiply)(int32_t *out, const int32_t *start, const int8_t *rows, const int8_t *columns, int quads);
     /*
-     * distance2 = base[row] + norm[column] - 2 product; those at most reach_rows[row] go to row_hits, those
-     * at most reach_columns[column] to column_hits.  diagonal: a block with itself; column > row only.
+     * Appends the pairs of a panel of products within reach of their row or column to hits and returns how many there
+     * are then.  first: the panel's first column.  diagonal: a block with itself; column > row only.
      */
-    void (*scan)(const int32_t *product, const int32_t *base, const int32_t *norm, const int32_t *reach_rows,
-                 const int32_t *reach_columns, bool diagonal, struct knn_hit *row_hits, int *rows_found,
-                 struct knn_hit *column_hits, int *columns_found);
+    int (*scan)(const int32_t *product, const struct knn_side *rows, const struct knn_side *columns, int first,
+                bool diagonal, struct knn_hit *hits, int count);
+    /* out[h] = the inner product of q + r / fine of a hit's points, given their blocks' records and fine_sum */
+    void (*refine)(const struct knn_hit *hits, int count, const struct knn_frame *frame, const int8_t *rows,
+                   const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums, double *out);
     double (*distance2)(const struct tlaw_points *points, int64_t i, int64_t j);
-    float (*rough2)(const struct tlaw_points *points, int64_t i,
-                    int64_t j); /* the same in float32; rows of floats */
 };
 
 const struct knn_kernel *knn_best_kernel(void);

@@ -56,7 +56,7 @@ int main(int argc, char **argv)
         if (!out || fwrite(lists.index, 4, (size_t) (points.n * k), out) != (size_t) (points.n * k) ||
             fclose(out))
             return 1;
-        printf("%.6f %.1f %.1f\n", seconds, (double) request.rough_distances / (double) points.n,
+        printf("%.6f %.1f %.1f\n", seconds, (double) request.fine_distances / (double) points.n,
                (double) request.exact_distances / (double) points.n);
         fflush(stdout);
     }

@@ -25,53 +25,147 @@ static double exact_distance2(const struct tlaw_points *points, int64_t i, int64
     return points_distance2(points, i, j);
 }
 
-#define ROUGH_LANES 64
+/* ---- rounding ---- */
 
-static float rough_distance2(const struct tlaw_points *points, int64_t i, int64_t j)
+#define ROUNDING 2e-6  /* of the float32 arithmetic here, relative to a row's length */
+#define SMALLEST 1e-18 /* an error at least: its square is far from underflow */
+#define TOO_LONG 1e15F /* rows whose squares float32 may not hold */
+#define ROW_LANES    16
+
+/* Adds v, and with its sign changed in the upper half of every 2 half lanes, to the v of the other half. */
+inline_always vf butterfly(vf v, int half)
 {
-    const float *x = (const float *) points->data + i * points->width;
-    const float *y = (const float *) points->data + j * points->width;
-    float a = points->scale ? (float) points->scale[i] : 1, b = points->scale ? (float) points->scale[j] : 1;
-    float sum[ROUGH_LANES] = {0};
-    int c = 0;
+    vi other;
+    vf sign;
 
-    for (; c + ROUGH_LANES <= points->width; c += ROUGH_LANES)
-        for (int lane = 0; lane < ROUGH_LANES; lane++) {
-            float difference = a * x[c + lane] - b * y[c + lane];
-            sum[lane] += difference * difference;
+    for (int lane = 0; lane < VW; lane++) {
+        other[lane] = lane ^ half;
+        sign[lane] = lane & half ? -1.0F : 1.0F;
+    }
+    return __builtin_shuffle(v, other) + sign * v;
+}
+
+/* Walsh-Hadamard transform of x[n], n a power of two from 64, times sqrt(n). */
+static void hadamard(float *x, int n)
+{
+    for (int i = 0; i < n; i += VW) {
+        vf v = *(vf_any *) (x + i);
+
+#pragma GCC unroll 4
+        for (int half = 1; half < VW; half *= 2)
+            v = butterfly(v, half);
+        *(vf_any *) (x + i) = v;
+    }
+    for (int half = VW; half < n; half *= 2)
+        for (int from = 0; from < n; from += 2 * half)
+            for (int i = from; i < from + half; i += VW) {
+                vf a = *(vf_any *) (x + i), b = *(vf_any *) (x + i + half);
+
+                *(vf_any *) (x + i) = a + b;
+                *(vf_any *) (x + i + half) = a - b;
+            }
+}
+
+/* Row i centred, in the unit of length, rotated, and with zeros to the end of the plane. */
+static void prepare_row(const struct tlaw_points *points, int64_t i, const struct knn_frame *frame, float *row)
+{
+    int width = points->width;
+    const double *restrict centre = frame->centre, *restrict factor = frame->factor;
+    double scale = points->scale ? points->scale[i] : 1;
+
+    if (points->element_size == 4) {
+        const float *x = (const float *) points->data + i * width;
+
+        for (int c = 0; c < width; c++)
+            row[c] = (float) ((scale * (double) x[c] - centre[c]) * factor[c]);
+    } else {
+        const double *x = (const double *) points->data + i * width;
+
+        for (int c = 0; c < width; c++)
+            row[c] = (float) ((scale * x[c] - centre[c]) * factor[c]);
+    }
+    for (int c = width; c < frame->plane; c++)
+        row[c] = 0;
+    for (int c = 0; frame->turn > 1 && c < frame->plane; c += frame->turn)
+        hadamard(row + c, frame->turn);
+}
+
+/* The largest coordinate and the length. */
+static void measure_row(const float *row, int plane, float *largest, float *length)
+{
+    float most[ROW_LANES] = {0}, sum[ROW_LANES] = {0};
+
+    for (int c = 0; c < plane; c += ROW_LANES)
+        for (int lane = 0; lane < ROW_LANES; lane++) {
+            float y = row[c + lane];
+
+            most[lane] = fabsf(y) > most[lane] ? fabsf(y) : most[lane];
+            sum[lane] += y * y;
         }
-    for (; c < points->width; c++) {
-        float difference = a * x[c] - b * y[c];
-        sum[0] += difference * difference;
+    for (int lane = 1; lane < ROW_LANES; lane++) {
+        most[0] = most[lane] > most[0] ? most[lane] : most[0];
+        sum[0] += sum[lane];
     }
-    for (int half = ROUGH_LANES / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; lane++)
-            sum[lane] += sum[lane + half];
-    return sum[0];
+    *largest = most[0];
+    *length = sqrtf(sum[0]);
 }
 
-/* ---- products: TILE_ROWS rows of a panel times a whole panel ---- */
-
-/* Adds to out (rows of KNN_BLOCK) over `quads` quads. */
-typedef void tile_function(int32_t *out, const int8_t *rows, const int8_t *columns, int quads);
-
-static inline __attribute__((always_inline)) void
-block_products(int32_t *out, const int8_t *rows, const int8_t *columns, int quads, tile_function *tile)
+static inline float nearest_integer(float x) /* |x| < 2^22 */
 {
-    size_t panel = (size_t) quads * 4 * KNN_PANEL;
-
-    memset(out, 0, sizeof *out * KNN_BLOCK * KNN_BLOCK);
-    for (int from = 0; from < quads; from += CHUNK) {
-        int some = quads - from < CHUNK ? quads - from : CHUNK;
-        size_t skip = (size_t) from * 4 * KNN_PANEL;
-
-        for (int right = 0; right < KNN_PANELS; right++)
-            for (int row = 0; row < KNN_BLOCK; row += TILE_ROWS)
-                tile(out + row * KNN_BLOCK + right * KNN_PANEL,
-                     rows + (size_t) (row / KNN_PANEL) * panel + skip + row % KNN_PANEL * 4,
-                     columns + (size_t) right * panel + skip, some);
-    }
+    return x + 12582912.0F - 12582912.0F;
 }
+
+static void round_row(const struct tlaw_points *points, int64_t i, const struct knn_frame *frame, float *row,
+                      int8_t *restrict record, struct knn_rounded *out)
+{
+    int plane = frame->plane;
+    int8_t *restrict fine = record + plane;
+    int32_t sum = 0, fine_sum = 0, squares = 0, mixed = 0, fine_squares = 0;
+    float error2[ROW_LANES] = {0}, fine_error2[ROW_LANES] = {0}, largest, length, inverse;
+    float finer = (float) frame->fine, coarser = 1 / finer, most = frame->fine < 256 ? finer / 2 : 127;
+    double loss;
+
+    prepare_row(points, i, frame, row);
+    measure_row(row, plane, &largest, &length);
+    *out = (struct knn_rounded){.error = INFINITY, .fine_error = INFINITY};
+    if (!(length < TOO_LONG))
+        return;
+    out->step = largest / (float) frame->limit;
+    inverse = largest > 0 ? (float) frame->limit / largest : 0;
+    for (int c = 0; c < plane; c += ROW_LANES)
+        for (int lane = 0; lane < ROW_LANES; lane++) {
+            float y = row[c + lane] * inverse, q = nearest_integer(y), e = y - q;
+            float r = nearest_integer(e * finer), rest;
+
+            r = r > most ? most : r;
+            rest = e - r * coarser;
+            error2[lane] += e * e;
+            fine_error2[lane] += rest * rest;
+            record[c + lane] = (int8_t) (int32_t) q;
+            fine[c + lane] = (int8_t) (int32_t) r;
+        }
+    for (int lane = 1; lane < ROW_LANES; lane++) {
+        error2[0] += error2[lane];
+        fine_error2[0] += fine_error2[lane];
+    }
+    for (int c = 0; c < plane; c++) {
+        sum += record[c];
+        fine_sum += fine[c];
+        squares += record[c] * record[c];
+        mixed += record[c] * fine[c];
+        fine_squares += fine[c] * fine[c];
+    }
+    loss = frame->absolute + ROUNDING * length + SMALLEST;
+    out->error = (float) ((out->step * sqrt(error2[0]) + loss) * (1 + plane * 6e-8 + 2e-6));
+    out->fine_error = (float) ((out->step * sqrt(fine_error2[0]) + loss) * (1 + plane * 6e-8 + 2e-6));
+    out->norm2 = (double) out->step * out->step * squares;
+    out->fine_norm2 = (double) out->step * out->step *
+                      (squares + 2.0 / finer * mixed + 1.0 / ((double) finer * finer) * fine_squares);
+    out->sum = sum;
+    out->fine_sum = fine_sum;
+}
+
+/* ---- products: a tile is TILE_ROWS rows times a whole panel, added to out (rows of KNN_PANEL) ---- */
 
 static inline int32_t quad_at(const int8_t *from)
 {
@@ -83,33 +177,26 @@ static inline int32_t quad_at(const int8_t *from)
 
 #if defined(__AVX512F__)
 
-#define VNNI
-
 /* Sums in named variables: an array of them goes through memory at every step. */
 #define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define LOAD_ROW(r)                                                                                          \
-    __m512i sum##r##0 = _mm512_loadu_si512(out + r * KNN_BLOCK);                                             \
-    __m512i sum##r##1 = _mm512_loadu_si512(out + r * KNN_BLOCK + 16);                                        \
-    __m512i sum##r##2 = _mm512_loadu_si512(out + r * KNN_BLOCK + 32);
+    __m512i sum##r##0 = _mm512_loadu_si512(out + r * KNN_PANEL);                                             \
+    __m512i sum##r##1 = _mm512_loadu_si512(out + r * KNN_PANEL + 16);                                        \
+    __m512i sum##r##2 = _mm512_loadu_si512(out + r * KNN_PANEL + 32);
 #define ADD_BYTES(r)                                                                                         \
     row = _mm512_set1_epi32(quad_at(rows + 4 * r));                                                          \
     MULTIPLY_ADD("vpdpbusd", sum##r##0, column0);                                                            \
     MULTIPLY_ADD("vpdpbusd", sum##r##1, column1);                                                            \
     MULTIPLY_ADD("vpdpbusd", sum##r##2, column2);
-#define ADD_WORDS(r)                                                                                         \
-    row = _mm512_set1_epi32(quad_at(rows + 4 * r));                                                          \
-    MULTIPLY_ADD("vpdpwssd", sum##r##0, column0);                                                            \
-    MULTIPLY_ADD("vpdpwssd", sum##r##1, column1);                                                            \
-    MULTIPLY_ADD("vpdpwssd", sum##r##2, column2);
 /* As assembler: around the intrinsics, gcc 12 copies every sum to the stack and back. */
 #define MULTIPLY_ADD(instruction, sum, column)                                                               \
     __asm__(instruction " %2, %1, %0" : "+v"(sum) : "v"(column), "v"(row))
 #define STORE_ROW(r)                                                                                         \
-    _mm512_storeu_si512(out + r * KNN_BLOCK, sum##r##0);                                                     \
-    _mm512_storeu_si512(out + r * KNN_BLOCK + 16, sum##r##1);                                                \
-    _mm512_storeu_si512(out + r * KNN_BLOCK + 32, sum##r##2);
+    _mm512_storeu_si512(out + r * KNN_PANEL, sum##r##0);                                                     \
+    _mm512_storeu_si512(out + r * KNN_PANEL + 16, sum##r##1);                                                \
+    _mm512_storeu_si512(out + r * KNN_PANEL + 32, sum##r##2);
 
-VNNI static void tile_bytes(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
+static void tile_bytes(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
 {
     const __m512i flip = _mm512_set1_epi8((char) 0x80); /* q + 128 as an unsigned byte */
     __m512i row;
@@ -125,81 +212,49 @@ VNNI static void tile_bytes(int32_t *out, const int8_t *rows, const int8_t *colu
     EACH_ROW(STORE_ROW)
 }
 
-VNNI static void tile_words(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
-{
-    __m512i row;
-
-    EACH_ROW(LOAD_ROW)
-    for (int q = 0; q < quads; q++, rows += 4 * KNN_PANEL, columns += 4 * KNN_PANEL) {
-        __m512i column0 = _mm512_load_si512(columns);
-        __m512i column1 = _mm512_load_si512(columns + 64);
-        __m512i column2 = _mm512_load_si512(columns + 128);
-
-        EACH_ROW(ADD_WORDS)
-    }
-    EACH_ROW(STORE_ROW)
-}
 #define LIMIT  127
 #define OFFSET 128
 
 #elif defined(__AVX2__)
 
-#define VNNI
-
-/* Coarse: sums of two products stay within 2 * 127 * 63 < 2^15. */
-static inline __attribute__((always_inline)) void tile_avx2(int32_t *out, const int8_t *rows,
-                                                            const int8_t *columns, int quads, bool fine)
+/* Sums of two products stay within 2 * 127 * 63 < 2^15. */
+static void tile_bytes(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
 {
     const __m256i offset = _mm256_set1_epi8(64), ones = _mm256_set1_epi16(1);
 
     for (int half = 0; half < TILE_ROWS; half += 2)
         for (int side = 0; side < KNN_PANEL; side += 24) {
             const int8_t *left = rows + 4 * half, *right = columns + 4 * side;
-            int32_t *to = out + half * KNN_BLOCK + side;
+            int32_t *to = out + half * KNN_PANEL + side;
             __m256i sum[2][3];
 
             for (int r = 0; r < 2; r++)
                 for (int c = 0; c < 3; c++)
-                    sum[r][c] = _mm256_loadu_si256((const __m256i *) (to + r * KNN_BLOCK + 8 * c));
+                    sum[r][c] = _mm256_loadu_si256((const __m256i *) (to + r * KNN_PANEL + 8 * c));
             for (int q = 0; q < quads; q++, left += 4 * KNN_PANEL, right += 4 * KNN_PANEL)
                 for (int c = 0; c < 3; c++) {
-                    __m256i column = _mm256_load_si256((const __m256i *) (right + 32 * c));
+                    __m256i column =
+                        _mm256_add_epi8(_mm256_load_si256((const __m256i *) (right + 32 * c)), offset);
 
-                    column = fine ? column : _mm256_add_epi8(column, offset);
                     for (int r = 0; r < 2; r++) {
                         __m256i row = _mm256_set1_epi32(quad_at(left + 4 * r));
-                        __m256i product = fine ? _mm256_madd_epi16(column, row)
-                                               : _mm256_madd_epi16(_mm256_maddubs_epi16(column, row), ones);
+                        __m256i product = _mm256_madd_epi16(_mm256_maddubs_epi16(column, row), ones);
 
                         sum[r][c] = _mm256_add_epi32(sum[r][c], product);
                     }
                 }
             for (int r = 0; r < 2; r++)
                 for (int c = 0; c < 3; c++)
-                    _mm256_storeu_si256((__m256i *) (to + r * KNN_BLOCK + 8 * c), sum[r][c]);
+                    _mm256_storeu_si256((__m256i *) (to + r * KNN_PANEL + 8 * c), sum[r][c]);
         }
 }
 
-static inline __attribute__((always_inline)) void tile_bytes(int32_t *out, const int8_t *rows,
-                                                             const int8_t *columns, int quads)
-{
-    tile_avx2(out, rows, columns, quads, false);
-}
-
-static inline __attribute__((always_inline)) void tile_words(int32_t *out, const int8_t *rows,
-                                                             const int8_t *columns, int quads)
-{
-    tile_avx2(out, rows, columns, quads, true);
-}
 #define LIMIT  63
 #define OFFSET 64
 
 #else
 
-#define VNNI
-
-static inline __attribute__((always_inline)) void tile_bytes(int32_t *out, const int8_t *rows,
-                                                             const int8_t *columns, int quads)
+static void tile_bytes(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
 {
     for (int q = 0; q < quads; q++, rows += 4 * KNN_PANEL, columns += 4 * KNN_PANEL)
         for (int r = 0; r < TILE_ROWS; r++)
@@ -208,111 +263,160 @@ static inline __attribute__((always_inline)) void tile_bytes(int32_t *out, const
 
                 for (int i = 0; i < 4; i++)
                     sum += (int16_t) rows[4 * r + i] * (int16_t) columns[4 * c + i];
-                out[r * KNN_BLOCK + c] += sum;
+                out[r * KNN_PANEL + c] += sum;
             }
 }
 
-static inline __attribute__((always_inline)) void tile_words(int32_t *out, const int8_t *rows,
-                                                             const int8_t *columns, int quads)
-{
-    for (int q = 0; q < quads; q++, rows += 4 * KNN_PANEL, columns += 4 * KNN_PANEL)
-        for (int r = 0; r < TILE_ROWS; r++) {
-            const int16_t *left = (const int16_t *) (const void *) (rows + 4 * r);
-            const int16_t *right = (const int16_t *) (const void *) columns;
-
-            for (int c = 0; c < KNN_PANEL; c++)
-                out[r * KNN_BLOCK + c] += left[0] * right[2 * c] + left[1] * right[2 * c + 1];
-        }
-}
 #define LIMIT  127
 #define OFFSET 0
 
 #endif
 
-VNNI static void products_of_bytes(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
+static void multiply(int32_t *out, const int32_t *start, const int8_t *rows, const int8_t *columns, int quads)
 {
-    block_products(out, rows, columns, quads, tile_bytes);
-}
+    size_t panel = (size_t) quads * 4 * KNN_PANEL;
 
-VNNI static void products_of_words(int32_t *out, const int8_t *rows, const int8_t *columns, int quads)
-{
-    block_products(out, rows, columns, quads, tile_words);
+    for (int row = 0; row < KNN_BLOCK; row++)
+        for (int c = 0; c < KNN_PANEL; c++)
+            out[row * KNN_PANEL + c] = start[row];
+    for (int from = 0; from < quads; from += CHUNK) {
+        int some = quads - from < CHUNK ? quads - from : CHUNK;
+        size_t skip = (size_t) from * 4 * KNN_PANEL;
+
+        for (int row = 0; row < KNN_BLOCK; row += TILE_ROWS)
+            tile_bytes(out + row * KNN_PANEL,
+                       rows + (size_t) (row / KNN_PANEL) * panel + skip + row % KNN_PANEL * 4, columns + skip,
+                       some);
+    }
 }
 
 /* ---- the search ---- */
 
 #define STRIDE 16
 
-/*
- * Distances of STRIDE pairs of a row; bit c of *in_row, *in_column: pair c is within reach of its row, of its
- * column.
- */
-static inline __attribute__((always_inline)) void compare_stride(const int32_t *product, const int32_t *norm,
-                                                                 const int32_t *reach_columns, int32_t base,
-                                                                 int32_t reach, int32_t distance2[STRIDE],
-                                                                 uint32_t *in_row, uint32_t *in_column)
+/* Bit c: whether the row's pair with column from + c is within reach of the row, of the column. */
+inline_always void compare_stride(const int32_t *product, const struct knn_side *rows, int row,
+                                  const struct knn_side *columns, int from, uint32_t *of_row,
+                                  uint32_t *of_column)
 {
 #if defined(__AVX512F__)
-    __m512i from = _mm512_add_epi32(_mm512_loadu_si512(norm), _mm512_set1_epi32(base));
-    __m512i apart = _mm512_sub_epi32(from, _mm512_slli_epi32(_mm512_loadu_si512(product), 1));
+    __m512 step = _mm512_set1_ps(rows->step[row]);
+    __m512 apart = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(product)),
+                                 _mm512_loadu_ps(columns->step + from));
+    __m512 for_row =
+        _mm512_add_ps(_mm512_set1_ps(rows->beyond_reach[row]), _mm512_loadu_ps(columns->beyond_error + from));
+    __m512 for_column =
+        _mm512_add_ps(_mm512_set1_ps(rows->beyond_error[row]), _mm512_loadu_ps(columns->beyond_reach + from));
 
-    _mm512_storeu_si512(distance2, apart);
-    *in_row = _mm512_cmple_epi32_mask(apart, _mm512_set1_epi32(reach));
-    *in_column = _mm512_cmple_epi32_mask(apart, _mm512_loadu_si512(reach_columns));
+    for_row = _mm512_fnmadd_ps(_mm512_set1_ps(rows->reach[row]), _mm512_loadu_ps(columns->error + from), for_row);
+    for_column =
+        _mm512_fnmadd_ps(_mm512_set1_ps(rows->error[row]), _mm512_loadu_ps(columns->reach + from), for_column);
+    apart = _mm512_mul_ps(step, apart);
+    *of_row = _mm512_cmp_ps_mask(for_row, apart, _CMP_LE_OQ);
+    *of_column = _mm512_cmp_ps_mask(for_column, apart, _CMP_LE_OQ);
 #else
-    int32_t any = 0;
+    uint32_t any = 0, row_bits[STRIDE], column_bits[STRIDE];
 
-    *in_row = *in_column = 0;
     for (int c = 0; c < STRIDE; c++) {
-        uint32_t doubled = 2u * (uint32_t) product[c];
+        int j = from + c;
+        float apart = rows->step[row] * ((float) product[c] * columns->step[j]);
 
-        distance2[c] = (int32_t) ((uint32_t) base + (uint32_t) norm[c] - doubled);
-        any |= (distance2[c] <= reach) | (distance2[c] <= reach_columns[c]);
+        row_bits[c] =
+            rows->beyond_reach[row] + columns->beyond_error[j] - rows->reach[row] * columns->error[j] <= apart;
+        column_bits[c] =
+            rows->beyond_error[row] + columns->beyond_reach[j] - rows->error[row] * columns->reach[j] <= apart;
+        any |= row_bits[c] | column_bits[c];
     }
+    *of_row = *of_column = 0;
     for (int c = 0; any && c < STRIDE; c++) {
-        *in_row |= (uint32_t) (distance2[c] <= reach) << c;
-        *in_column |= (uint32_t) (distance2[c] <= reach_columns[c]) << c;
+        *of_row |= row_bits[c] << c;
+        *of_column |= column_bits[c] << c;
     }
 #endif
 }
 
-static inline __attribute__((always_inline)) int add_hits(struct knn_hit *hits, int count, uint32_t in,
-                                                          int row, int from, const int32_t *distance2)
+static int scan(const int32_t *product, const struct knn_side *rows, const struct knn_side *columns, int first,
+                bool diagonal, struct knn_hit *hits, int count)
 {
-    for (; in; in &= in - 1) {
-        int c = __builtin_ctz(in);
+    for (int row = 0; row < KNN_BLOCK; row++)
+        for (int c = 0; c < KNN_PANEL; c += STRIDE) {
+            const int32_t *products = product + row * KNN_PANEL + c;
+            int from = first + c;
+            uint32_t of_row, of_column, either;
 
-        hits[count++] = (struct knn_hit){(uint16_t) row, (uint16_t) (from + c), distance2[c]};
-    }
+            compare_stride(products, rows, row, columns, from, &of_row, &of_column);
+            either = of_row | of_column;
+            if (diagonal) /* columns beyond the row */
+                either &= from > row ? 0xffff : row - from < STRIDE ? 0xfffeu << (row - from) : 0;
+            for (; either; either &= either - 1) {
+                int bit = __builtin_ctz(either);
+                uint32_t within = (of_row >> bit & 1) * KNN_OF_ROW + (of_column >> bit & 1) * KNN_OF_COLUMN;
+
+                hits[count++] = (struct knn_hit){(uint8_t) row, (uint8_t) (from + bit), (uint8_t) within,
+                                                 products[bit]};
+            }
+        }
     return count;
 }
 
-static void scan(const int32_t *product, const int32_t *base, const int32_t *norm, const int32_t *reach_rows,
-                 const int32_t *reach_columns, bool diagonal, struct knn_hit *row_hits, int *rows_found,
-                 struct knn_hit *column_hits, int *columns_found)
+/* ---- products with what was rounded off ---- */
+
+/* cross = sum of q_i r_j + r_i q_j, fine = sum of r_i r_j */
+inline_always void fine_products(const int8_t *x, const int8_t *y, int plane, int32_t x_sum, int32_t y_sum,
+                                 int32_t *cross, int32_t *fine)
 {
-    int in_rows = 0, in_columns = 0;
+#if defined(__AVX512F__)
+    const __m512i flip = _mm512_set1_epi8((char) 0x80); /* + 128 as an unsigned byte */
+    __m512i left = _mm512_setzero_si512(), right = left, both = left;
 
-    for (int row = 0; row < KNN_BLOCK; row++)
-        for (int from = diagonal ? row / STRIDE * STRIDE : 0; from < KNN_BLOCK; from += STRIDE) {
-            int32_t distance2[STRIDE];
-            uint32_t in_row, in_column, above = 0xffff;
+    for (int c = 0; c < plane; c += 64) {
+        __m512i xq = _mm512_load_si512(x + c), xr = _mm512_load_si512(x + plane + c);
+        __m512i yq = _mm512_load_si512(y + c), yr = _mm512_load_si512(y + plane + c);
 
-            compare_stride(product + row * KNN_BLOCK + from, norm + from, reach_columns + from, base[row],
-                           reach_rows[row], distance2, &in_row, &in_column);
-            if (diagonal && from <= row)
-                above = 0xfffeu << (row - from); /* columns beyond the row */
-            in_rows = add_hits(row_hits, in_rows, in_row & above, row, from, distance2);
-            in_columns = add_hits(column_hits, in_columns, in_column & above, row, from, distance2);
-        }
-    *rows_found = in_rows;
-    *columns_found = in_columns;
+        xq = _mm512_xor_si512(xq, flip);
+        yq = _mm512_xor_si512(yq, flip);
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(left) : "v"(xq), "v"(yr));
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(right) : "v"(yq), "v"(xr));
+        xr = _mm512_xor_si512(xr, flip);
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(both) : "v"(xr), "v"(yr));
+    }
+    *cross = _mm512_reduce_add_epi32(_mm512_add_epi32(left, right)) - 128 * (x_sum + y_sum);
+    *fine = _mm512_reduce_add_epi32(both) - 128 * y_sum;
+#else
+    int32_t mixed = 0, both = 0;
+
+    (void) x_sum;
+    (void) y_sum;
+    for (int c = 0; c < plane; c++) {
+        mixed += x[c] * y[plane + c] + x[plane + c] * y[c];
+        both += x[plane + c] * y[plane + c];
+    }
+    *cross = mixed;
+    *fine = both;
+#endif
+}
+
+static void refine(const struct knn_hit *hits, int count, const struct knn_frame *frame, const int8_t *rows,
+                   const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums, double *out)
+{
+    size_t record = 2 * (size_t) frame->plane;
+    double fine = frame->fine;
+
+    for (int h = 0; h < count; h++) {
+        int32_t cross, both;
+
+        fine_products(rows + hits[h].row * record, columns + hits[h].column * record, frame->plane,
+                      row_sums[hits[h].row], column_sums[hits[h].column], &cross, &both);
+        out[h] = hits[h].product + (cross + both / fine) / fine;
+    }
 }
 
 const struct knn_kernel ISA_NAME(knn_kernel) = {
-    .coarse = {.limit = LIMIT, .offset = OFFSET, .fours = 4, .block = products_of_bytes},
-    .fine = {.limit = INT16_MAX, .offset = 0, .fours = 2, .block = products_of_words},
+    .limit = LIMIT,
+    .offset = OFFSET,
+    .round = round_row,
+    .multiply = multiply,
     .scan = scan,
+    .refine = refine,
     .distance2 = exact_distance2,
-    .rough2 = rough_distance2,
 };
