@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 
 #define HUGE_PAGE ((size_t) 2 << 20)
-#define MISSING   1e37F /* half the squared length of a missing point: out of everybody's reach */
+#define STRIP     4 /* blocks compared with one while that stays in the second cache */
 
 void *knn_memory(size_t bytes)
 {
@@ -32,36 +32,29 @@ static int64_t block_end(const struct search *s, int64_t block)
     return (block + 1) * KNN_BLOCK < s->points->n ? (block + 1) * KNN_BLOCK : s->points->n;
 }
 
-/* The pair's distance; product: of what they were rounded to, with squared lengths norm2. */
-static double distance_of(const struct search *s, double norm2, double other_norm2, int64_t i, int64_t j,
-                          double product)
-{
-    double distance2 = norm2 + other_norm2 - 2.0 * (double) s->rounded[i].step * (double) s->rounded[j].step * product;
-
-    return sqrt(fmax(distance2, 0));
-}
-
 /* What the scan needs of a block at this moment. */
 static void face(struct search *s, int64_t block, struct knn_side *side)
 {
-    memset(side, 0, sizeof *side);
-    pthread_mutex_lock(s->lock + block);
-    for (int slot = 0; slot < KNN_BLOCK; slot++) {
-        int64_t i = block * KNN_BLOCK + slot;
-        const struct knn_rounded *rounded = s->rounded + i;
-        float half = (float) (rounded->norm2 / 2 * (1 - 2 * KNN_SLACK));
+    const float slack = (float) (1 + 2 * KNN_SLACK);
+    const size_t from = (size_t) block * KNN_BLOCK;
 
-        if (i >= s->points->n) {
-            side->beyond_error[slot] = side->beyond_reach[slot] = MISSING;
-            continue;
-        }
-        side->step[slot] = rounded->step;
-        side->error[slot] = fminf(rounded->error, KNN_FARTHEST);
-        side->reach[slot] = fminf(s->reach[i] + side->error[slot], KNN_FARTHEST) * (float) (1 + 2 * KNN_SLACK);
-        side->beyond_error[slot] = half - side->error[slot] * side->error[slot] / 2;
-        side->beyond_reach[slot] = half - side->reach[slot] * side->reach[slot] / 2;
-    }
+    memcpy(side->step, s->step + from, sizeof side->step);
+    memcpy(side->base, s->base + from, sizeof side->base);
+    memcpy(side->length, s->length + from, sizeof side->length);
+    memcpy(side->error, s->error + from, sizeof side->error);
+    pthread_mutex_lock(s->lock + block);
+    memcpy(side->beyond, s->reach + from, sizeof side->beyond);
     pthread_mutex_unlock(s->lock + block);
+    for (int slot = 0; slot < KNN_BLOCK; slot++) {
+        float reach = side->beyond[slot] * slack, error = side->error[slot], length = side->length[slot];
+        bool longer = reach > length;
+        float within = longer ? reach : reach + error;
+
+        within = within < KNN_FARTHEST ? within : KNN_FARTHEST;
+        side->by_length[slot] = longer ? error : 0;
+        side->by_error[slot] = longer ? length : within;
+        side->beyond[slot] = side->base[slot] - within * within / 2;
+    }
 }
 
 /* About the k-th smallest of distance[KNN_BLOCK], and not less. */
@@ -91,28 +84,25 @@ static float reached_by(const float *distance, int k)
 static void first_reach(struct search *s, int64_t block, const int32_t *product)
 {
     int64_t from = block * KNN_BLOCK, members = block_end(s, block) - from;
+    float distance[KNN_BLOCK], reached;
+    const float *step = s->step + from, *error = s->error + from;
+    const double *norm2 = s->norm2 + from;
 
     for (int64_t row = 0; row < members; row++) {
-        float distance[KNN_BLOCK], reached;
-        const struct knn_rounded *x = s->rounded + from + row;
-
         for (int64_t c = 0; c < KNN_BLOCK; c++) {
-            const struct knn_rounded *y = s->rounded + from + c;
             int32_t q = product[(c / KNN_PANEL * KNN_BLOCK + row) * KNN_PANEL + c % KNN_PANEL];
+            double apart2 = norm2[row] + norm2[c] - 2.0 * step[row] * step[c] * q;
 
-            distance[c] = c == row || c >= members
-                              ? KNN_FARTHEST
-                              : (float) distance_of(s, x->norm2, y->norm2, from + row, from + c, q) + x->error +
-                                    y->error;
-            distance[c] = fminf(distance[c], KNN_FARTHEST);
+            distance[c] = (float) sqrt(apart2 > 0 ? apart2 : 0) + error[row] + error[c];
+            distance[c] = c == row || c >= members || distance[c] > KNN_FARTHEST ? KNN_FARTHEST : distance[c];
         }
         reached = reached_by(distance, s->out->k) * (float) (1 + KNN_SLACK);
-        if (reached < KNN_FARTHEST / 2)
-            s->reach[from + row] = fminf(s->reach[from + row], reached);
+        if (reached < KNN_FARTHEST / 2 && reached < s->reach[from + row])
+            s->reach[from + row] = reached;
     }
 }
 
-/* Hands the distances of a pair of blocks to the points within whose reach they are: the row's or the column's. */
+/* Hands the distances of hits to the points within whose reach they are: the rows' or the columns'. */
 static void meet_all(struct search *s, int64_t left, int64_t right, int count, int within, struct workspace *w)
 {
     pthread_mutex_t *lock = s->lock + (within == KNN_OF_ROW ? left : right);
@@ -121,77 +111,91 @@ static void meet_all(struct search *s, int64_t left, int64_t right, int count, i
     for (int h = 0; h < count; h++)
         if (w->hits[h].within & within) {
             int64_t i = left * KNN_BLOCK + w->hits[h].row, j = right * KNN_BLOCK + w->hits[h].column;
-            double distance =
-                distance_of(s, s->rounded[i].fine_norm2, s->rounded[j].fine_norm2, i, j, w->refined[h]);
 
-            knn_meet(s, within == KNN_OF_ROW ? i : j, within == KNN_OF_ROW ? j : i, distance, w);
+            knn_meet(s, within == KNN_OF_ROW ? i : j, within == KNN_OF_ROW ? j : i, w->refined[h], w);
         }
     pthread_mutex_unlock(lock);
 }
 
-/* Finds the pairs of two blocks that are within reach; how many. */
-static int find_hits(struct search *s, int64_t left, int64_t right, struct workspace *w)
+/* The distances of the hits between rounded rows. */
+static void refine(struct search *s, int64_t left, int64_t right, int count, struct workspace *w)
 {
-    size_t panel = (size_t) s->quads * 4 * KNN_PANEL, product = (size_t) KNN_BLOCK * KNN_PANEL;
-    const int8_t *rows = s->packed + (size_t) left * KNN_PANELS * panel;
-    const int8_t *columns = s->packed + (size_t) right * KNN_PANELS * panel;
-    int32_t start[KNN_BLOCK];
-    int count = 0;
-
-    for (int slot = 0; slot < KNN_BLOCK; slot++)
-        start[slot] = -s->kernel->offset * s->rounded[left * KNN_BLOCK + slot].sum;
-    if (left == right) {
-        for (int p = 0; p < KNN_PANELS; p++)
-            s->kernel->multiply(w->product + p * product, start, rows, columns + p * panel, s->quads);
-        pthread_mutex_lock(s->lock + left);
-        if (!s->group)
-            first_reach(s, left, w->product);
-        pthread_mutex_unlock(s->lock + left);
-        face(s, left, &w->rows);
-        for (int p = 0; p < KNN_PANELS; p++)
-            count = s->kernel->scan(w->product + p * product, &w->rows, &w->rows, p * KNN_PANEL, true, w->hits, count);
-        return count;
-    }
-    face(s, left, &w->rows);
-    face(s, right, &w->columns);
-    for (int p = 0; p < KNN_PANELS; p++) {
-        s->kernel->multiply(w->product, start, rows, columns + p * panel, s->quads);
-        count = s->kernel->scan(w->product, &w->rows, &w->columns, p * KNN_PANEL, false, w->hits, count);
-    }
-    return count;
-}
-
-/* Unit u of the schedule: block u mod blocks with the one u / blocks behind it, round the clock. */
-static void pair_of(const struct search *s, int64_t unit, int64_t *left, int64_t *right)
-{
-    *left = unit % s->blocks;
-    *right = (*left + unit / s->blocks) % s->blocks;
-}
-
-static int64_t unit_count(const struct search *s)
-{
-    int64_t half = s->blocks / 2;
-
-    return s->blocks % 2 ? s->blocks * (half + 1)
-                         : s->blocks * half + half; /* the last distance: each pair once */
-}
-
-static void compare_blocks(void *arg, long unit, int thread)
-{
-    struct search *s = arg;
-    struct workspace *w = s->workspace + thread;
     size_t records = (size_t) KNN_BLOCK * 2 * (size_t) s->frame.plane;
-    int64_t left, right;
-    int count;
 
-    pair_of(s, s->first_unit + unit, &left, &right);
-    count = find_hits(s, left, right, w);
     s->kernel->refine(w->hits, count, &s->frame, s->record + (size_t) left * records,
                       s->record + (size_t) right * records, s->fine_sum + left * KNN_BLOCK,
                       s->fine_sum + right * KNN_BLOCK, w->refined);
+    for (int h = 0; h < count; h++) {
+        int64_t i = left * KNN_BLOCK + w->hits[h].row, j = right * KNN_BLOCK + w->hits[h].column;
+        double apart2 = s->fine_norm2[i] + s->fine_norm2[j] -
+                        2 * (double) s->step[i] * (double) s->step[j] * w->refined[h];
+
+        w->refined[h] = sqrt(apart2 > 0 ? apart2 : 0);
+    }
     w->fine_distances += count;
+}
+
+/* Takes from a panel of products what is within reach. */
+static void take_hits(struct search *s, int64_t left, int64_t right, const int32_t *product, int panel,
+                      struct workspace *w)
+{
+    const struct knn_side *columns = left == right ? &w->rows : &w->columns;
+    int count = s->kernel->scan(product, &w->rows, columns, panel * KNN_PANEL, left == right, w->hits);
+
+    refine(s, left, right, count, w);
     meet_all(s, left, right, count, KNN_OF_ROW, w);
     meet_all(s, left, right, count, KNN_OF_COLUMN, w);
+}
+
+/* Products of a block's rows with one of a block's panels of columns. */
+static void multiply(struct search *s, int64_t left, int64_t right, int panel, int32_t *product)
+{
+    size_t bytes = (size_t) s->quads * 4 * KNN_PANEL;
+    int32_t start[KNN_BLOCK];
+
+    for (int slot = 0; slot < KNN_BLOCK; slot++)
+        start[slot] = -s->kernel->offset * s->sum[left * KNN_BLOCK + slot];
+    s->kernel->multiply(product, start, s->packed + (size_t) left * KNN_PANELS * bytes,
+                        s->packed + ((size_t) right * KNN_PANELS + (size_t) panel) * bytes, s->quads);
+}
+
+/* A block with itself. */
+static void start_block(void *arg, long block, int thread)
+{
+    struct search *s = arg;
+    struct workspace *w = s->workspace + thread;
+
+    for (int p = 0; p < KNN_PANELS; p++)
+        multiply(s, block, block, p, w->product + p * KNN_BLOCK * KNN_PANEL);
+    if (!s->group)
+        first_reach(s, block, w->product);
+    face(s, block, &w->rows);
+    for (int p = 0; p < KNN_PANELS; p++)
+        take_hits(s, block, block, w->product + p * KNN_BLOCK * KNN_PANEL, p, w);
+}
+
+/*
+ * Unit u of the schedule: block u mod blocks with those a strip's distances behind it, round the clock; of an even
+ * number, half the blocks have an opposite one to be compared with.
+ */
+static void compare_strip(void *arg, long unit, int thread)
+{
+    struct search *s = arg;
+    struct workspace *w = s->workspace + thread;
+    int64_t left = (s->first_unit + unit) % s->blocks, from = (s->first_unit + unit) / s->blocks * STRIP + 1;
+
+    for (int64_t behind = from; behind < from + STRIP; behind++) {
+        int64_t right = (left + behind) % s->blocks;
+
+        if (2 * behind > s->blocks || (2 * behind == s->blocks && left >= behind))
+            return;
+        face(s, right, &w->columns);
+        for (int p = 0; p < KNN_PANELS; p++) {
+            face(s, left, &w->rows);
+            multiply(s, left, right, p, w->product);
+            take_hits(s, left, right, w->product, p, w);
+        }
+    }
 }
 
 static void settle_block(void *arg, long block, int thread)
@@ -206,31 +210,36 @@ static void settle_block(void *arg, long block, int thread)
 
 static int allocate(struct search *s)
 {
-    size_t n = (size_t) s->points->n, k = (size_t) s->out->k;
+    size_t n = (size_t) s->points->n, k = (size_t) s->out->k, rows;
     int threads = pool_threads(s->request->pool);
 
     s->blocks = (s->points->n + KNN_BLOCK - 1) / KNN_BLOCK;
+    rows = (size_t) s->blocks * KNN_BLOCK;
     s->room = 2 * s->out->k > 48 ? 2 * s->out->k : 48;
     s->candidates = knn_memory(n * (size_t) s->room * sizeof *s->candidates);
     s->nearest = knn_memory(n * k * sizeof *s->nearest);
     s->count = calloc(n, sizeof *s->count);
     s->cutoff = malloc(n * sizeof *s->cutoff);
-    s->reach = malloc(n * sizeof *s->reach);
+    s->reach = malloc(rows * sizeof *s->reach);
     s->lock = malloc((size_t) s->blocks * sizeof *s->lock);
     s->workspace = calloc((size_t) threads, sizeof *s->workspace);
     if (!s->candidates || !s->nearest || !s->count || !s->cutoff || !s->reach || !s->lock || !s->workspace)
         return -1;
-    for (size_t i = 0; i < n; i++) {
-        s->reach[i] = INFINITY;
+    for (size_t i = 0; i < rows; i++)
+        s->reach[i] = i < n ? INFINITY : 0;
+    for (size_t i = 0; i < n; i++)
         s->cutoff[i] = INT32_MAX;
-    }
     for (size_t j = 0; j < n * k; j++)
         s->nearest[j] = INFINITY;
     for (int64_t b = 0; b < s->blocks; b++)
         pthread_mutex_init(s->lock + b, NULL);
     for (int t = 0; t < threads; t++) {
-        s->workspace[t].exact = malloc((size_t) s->room * sizeof(struct exact));
-        if (!s->workspace[t].exact)
+        struct workspace *w = s->workspace + t;
+
+        w->to = malloc((size_t) s->room * sizeof *w->to);
+        w->distance2 = malloc((size_t) s->room * sizeof *w->distance2);
+        w->exact = malloc((size_t) s->room * sizeof *w->exact);
+        if (!w->to || !w->distance2 || !w->exact)
             return -1;
     }
     return 0;
@@ -242,13 +251,22 @@ static void release(struct search *s)
         s->request->fine_distances += s->workspace[t].fine_distances;
         s->request->exact_distances += s->workspace[t].exact_distances;
         free(s->workspace[t].row);
+        free(s->workspace[t].to);
+        free(s->workspace[t].distance2);
         free(s->workspace[t].exact);
     }
     free((void *) s->frame.centre);
     free((void *) s->frame.factor);
     free(s->packed);
     free(s->record);
-    free(s->rounded);
+    free(s->norm2);
+    free(s->fine_norm2);
+    free(s->step);
+    free(s->error);
+    free(s->fine_error);
+    free(s->length);
+    free(s->base);
+    free(s->sum);
     free(s->fine_sum);
     free(s->candidates);
     free(s->nearest);
@@ -262,11 +280,12 @@ static void release(struct search *s)
 /* Compares all pairs of blocks in batches of some 50 ms, so that it can be stopped between two. */
 static int compare_all(struct search *s, struct tlaw_poll poll)
 {
-    int64_t units = unit_count(s);
+    int64_t units = s->blocks * ((s->blocks / 2 + STRIP - 1) / STRIP);
     int64_t batch = (int64_t) (1e10 * pool_threads(s->request->pool) /
-                               ((double) KNN_BLOCK * KNN_BLOCK * (s->quads * 4 + 32))) +
+                               ((double) STRIP * KNN_BLOCK * KNN_BLOCK * (s->quads * 4 + 32))) +
                     1;
 
+    pool_run(s->request->pool, s->blocks, start_block, s);
     for (s->first_unit = 0; s->first_unit < units; s->first_unit += batch) {
         int64_t left = units - s->first_unit;
 
@@ -274,7 +293,7 @@ static int compare_all(struct search *s, struct tlaw_poll poll)
             return -1;
         if (s->request->progress)
             s->request->progress((double) s->first_unit / (double) units, s->request->progress_arg);
-        pool_run(s->request->pool, left < batch ? left : batch, compare_blocks, s);
+        pool_run(s->request->pool, left < batch ? left : batch, compare_strip, s);
     }
     return 0;
 }

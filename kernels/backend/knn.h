@@ -51,19 +51,30 @@ struct knn_frame {
     int limit, fine; /* q in [-limit, limit], r in [-fine / 2, fine / 2] and in [-128, 127] */
 };
 
-/* What rounding makes of a row; lengths in the frame's unit.  step 0 and infinite errors: it was too long. */
+/*
+ * What rounding makes of a row y; lengths in the frame's unit; z = s q.  Of a row too long for float32, step 0 and
+ * infinite errors.
+ */
 struct knn_rounded {
     double norm2, fine_norm2; /* of s q and of s (q + r / fine) */
     float step, error, fine_error;
+    float length;          /* at least |y| and |z| */
+    float base;            /* at most |y|^2 / 2 and (|z|^2 - error^2) / 2 */
     int32_t sum, fine_sum; /* of the q and of the r */
 };
 
 /*
- * What the scan needs of a block's points: e, at least the error; reach, at least e plus the distance beyond which
- * there are no neighbours; and half the squared length of the rounded row less e^2 / 2 and less reach^2 / 2.
+ * What the scan needs of a block's points.  A pair may be within reach of j only if
+ *     base_i + beyond_j - length_i by_length_j - error_i by_error_j <= s_i s_j (q_i q_j).
+ * With R the reach and e the error of j, that is the triangle inequality |z_i - z_j| <= R + e_i + e_j for
+ *     by_length 0,  by_error R + e,    beyond |z_j|^2 / 2 - (R + e)^2 / 2
+ * and |y_i|^2 / 2 + |y_j|^2 / 2 - z_i z_j - z_i (y_j - z_j) - (y_i - z_i) y_j <= R^2 / 2 for
+ *     by_length e,  by_error |y_j|,    beyond |y_j|^2 / 2 - R^2 / 2,
+ * the narrower of the two where R is more than |y_j|.
  */
 struct knn_side {
-    float step[KNN_BLOCK], error[KNN_BLOCK], reach[KNN_BLOCK], beyond_error[KNN_BLOCK], beyond_reach[KNN_BLOCK];
+    float step[KNN_BLOCK], base[KNN_BLOCK], length[KNN_BLOCK], error[KNN_BLOCK];
+    float beyond[KNN_BLOCK], by_length[KNN_BLOCK], by_error[KNN_BLOCK];
 } __attribute__((aligned(64)));
 
 enum { KNN_OF_ROW = 1, KNN_OF_COLUMN = 2 };
@@ -81,15 +92,16 @@ struct knn_kernel {
     /* out[KNN_BLOCK][KNN_PANEL] = start of the row + sum over coordinates of rows q (columns q + offset) */
     void (*multiply)(int32_t *out, const int32_t *start, const int8_t *rows, const int8_t *columns, int quads);
     /*
-     * Appends the pairs of a panel of products within reach of their row or column to hits and returns how many there
-     * are then.  first: the panel's first column.  diagonal: a block with itself; column > row only.
+     * The pairs of a panel of products that may be within reach of their row or column; how many.  first: the
+     * panel's first column.  diagonal: a block with itself; column > row only.
      */
     int (*scan)(const int32_t *product, const struct knn_side *rows, const struct knn_side *columns, int first,
-                bool diagonal, struct knn_hit *hits, int count);
+                bool diagonal, struct knn_hit *hits);
     /* out[h] = the inner product of q + r / fine of a hit's points, given their blocks' records and fine_sum */
     void (*refine)(const struct knn_hit *hits, int count, const struct knn_frame *frame, const int8_t *rows,
                    const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums, double *out);
-    double (*distance2)(const struct tlaw_points *points, int64_t i, int64_t j);
+    /* out[j] = the squared distance of points i and to[j], as points_distance2 has it, and the same bits */
+    void (*distances2)(const struct tlaw_points *points, int64_t i, const int32_t *to, int count, double *out);
 };
 
 const struct knn_kernel *knn_best_kernel(void);

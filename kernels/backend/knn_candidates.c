@@ -31,7 +31,7 @@ static void lower_reach(struct search *s, int64_t i, float high)
         at += nearest[j] <= high;
     memmove(nearest + at + 1, nearest + at, sizeof *nearest * (size_t) (k - 1 - at));
     nearest[at] = high;
-    s->reach[i] = fminf(s->reach[i], nearest[k - 1]);
+    s->reach[i] = nearest[k - 1] < s->reach[i] ? nearest[k - 1] : s->reach[i];
 }
 
 static void drop_far(struct search *s, int64_t i)
@@ -56,30 +56,17 @@ static int by_distance(const void *a, const void *b)
     return (x->index > y->index) - (x->index < y->index);
 }
 
-#define FETCH_AHEAD 2
-
-static void fetch_row(const struct search *s, int32_t index)
-{
-    size_t row = (size_t) s->points->width * (size_t) s->points->element_size;
-    const char *at = (const char *) s->points->data + (size_t) index * row;
-
-    for (size_t line = 0; line < row && line < 4096; line += 64)
-        __builtin_prefetch(at + line);
-}
-
 /* Exact distances of all candidates, sorted into w->exact. */
 static void measure(struct search *s, int64_t i, struct workspace *w)
 {
     const struct candidate *c = s->candidates + i * s->room;
     int count = s->count[i];
 
-    for (int j = 0; j < count && j < FETCH_AHEAD; j++)
-        fetch_row(s, c[j].index);
-    for (int j = 0; j < count; j++) {
-        if (j + FETCH_AHEAD < count)
-            fetch_row(s, c[j + FETCH_AHEAD].index);
-        w->exact[j] = (struct exact){s->kernel->distance2(s->points, i, c[j].index), c[j].index};
-    }
+    for (int j = 0; j < count; j++)
+        w->to[j] = c[j].index;
+    s->kernel->distances2(s->points, i, w->to, count, w->distance2);
+    for (int j = 0; j < count; j++)
+        w->exact[j] = (struct exact){w->distance2[j], w->to[j]};
     w->exact_distances += count;
     qsort(w->exact, (size_t) count, sizeof *w->exact, by_distance);
 }
@@ -100,15 +87,15 @@ static void keep_exact(struct search *s, int64_t i, struct workspace *w)
         last = w->exact[j].index > last ? w->exact[j].index : last;
     }
     s->count[i] = k;
-    s->reach[i] = fminf(s->reach[i], nearest[k - 1]);
+    s->reach[i] = nearest[k - 1] < s->reach[i] ? nearest[k - 1] : s->reach[i];
     if (w->exact[k - 1].distance2 == 0)
         s->cutoff[i] = last;
 }
 
 void knn_meet(struct search *s, int64_t i, int64_t j, double distance, struct workspace *w)
 {
-    double either = (double) s->rounded[i].fine_error + (double) s->rounded[j].fine_error;
-    float low = below(distance) - above(either);
+    float either = s->fine_error[i] + s->fine_error[j];
+    float low = below(distance) - either * (float) (1 + KNN_SLACK);
 
     if (!(low <= s->reach[i]) || j > s->cutoff[i] || (s->group && s->group[i] == s->group[j]))
         return;
@@ -118,7 +105,7 @@ void knn_meet(struct search *s, int64_t i, int64_t j, double distance, struct wo
             keep_exact(s, i, w);
     }
     s->candidates[i * s->room + s->count[i]++] = (struct candidate){low, (int32_t) j};
-    lower_reach(s, i, above(distance + either));
+    lower_reach(s, i, above(distance + (double) either));
 }
 
 void knn_settle(struct search *s, int64_t i, struct workspace *w)

@@ -28,10 +28,12 @@ struct exact {
 
 struct workspace {
     int32_t product[KNN_PANELS * KNN_BLOCK * KNN_PANEL];
-    struct knn_hit hits[KNN_BLOCK * KNN_BLOCK];
-    double refined[KNN_BLOCK * KNN_BLOCK];
+    struct knn_hit hits[KNN_BLOCK * KNN_PANEL];
+    double refined[KNN_BLOCK * KNN_PANEL]; /* of the hits: the product, then the distance */
     struct knn_side rows, columns;
     float *row;          /* [plane] */
+    int32_t *to;         /* [room] */
+    double *distance2;   /* [room] */
     struct exact *exact; /* [room] */
     int64_t fine_distances, exact_distances;
 };
@@ -50,8 +52,9 @@ struct search {
     double unit;                /* of length: so many in the points' own */
     int8_t *packed;             /* [blocks][KNN_PANELS][quads][KNN_PANEL][4] */
     int8_t *record;             /* [blocks * KNN_BLOCK][2][plane] */
-    struct knn_rounded *rounded; /* [blocks * KNN_BLOCK] */
-    int32_t *fine_sum;          /* [blocks * KNN_BLOCK] */
+    double *norm2, *fine_norm2; /* [blocks * KNN_BLOCK], as are these: see knn_rounded */
+    float *step, *error, *fine_error, *length, *base;
+    int32_t *sum, *fine_sum;
 
     struct candidate *candidates; /* [n][room] */
     float *nearest;               /* [n][k] */

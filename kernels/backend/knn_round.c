@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define LARGEST_SUM   (1 << 29) /* of products of integers */
+#define MISSING       1e37F /* the base of a missing point: out of everybody's reach */
 #define SAMPLE_ROWS   256
 #define SAMPLE_KEPT   (SAMPLE_ROWS * 7 / 8)
 #define LARGEST_UNIT  1e160 /* in which what squares lose to underflow is still a number */
@@ -139,10 +140,20 @@ static void round_block(void *arg, long block, int thread)
     for (int64_t i = block * KNN_BLOCK; i < (block + 1) * KNN_BLOCK; i++) {
         int8_t *record = s->record + (size_t) i * 2 * (size_t) s->frame.plane;
 
+        struct knn_rounded rounded = {.base = MISSING};
+
         memset(record, 0, 2 * (size_t) s->frame.plane);
         if (i < s->points->n)
-            s->kernel->round(s->points, i, &s->frame, s->workspace[thread].row, record, s->rounded + i);
-        s->fine_sum[i] = s->rounded[i].fine_sum;
+            s->kernel->round(s->points, i, &s->frame, s->workspace[thread].row, record, &rounded);
+        s->norm2[i] = rounded.norm2;
+        s->fine_norm2[i] = rounded.fine_norm2;
+        s->step[i] = rounded.step;
+        s->error[i] = fminf(rounded.error, KNN_FARTHEST);
+        s->fine_error[i] = rounded.fine_error;
+        s->length[i] = fminf(rounded.length, KNN_FARTHEST);
+        s->base[i] = rounded.base;
+        s->sum[i] = rounded.sum;
+        s->fine_sum[i] = rounded.fine_sum;
     }
     pack(s, block);
 }
@@ -155,14 +166,22 @@ int knn_round_points(struct search *s)
         return -1;
     s->packed = knn_memory(rows * (size_t) s->quads * 4);
     s->record = knn_memory(rows * 2 * (size_t) s->frame.plane);
-    s->rounded = calloc(rows, sizeof *s->rounded);
-    s->fine_sum = calloc(rows, sizeof *s->fine_sum);
+    s->norm2 = malloc(rows * sizeof *s->norm2);
+    s->fine_norm2 = malloc(rows * sizeof *s->fine_norm2);
+    s->step = malloc(rows * sizeof *s->step);
+    s->error = malloc(rows * sizeof *s->error);
+    s->fine_error = malloc(rows * sizeof *s->fine_error);
+    s->length = malloc(rows * sizeof *s->length);
+    s->base = malloc(rows * sizeof *s->base);
+    s->sum = malloc(rows * sizeof *s->sum);
+    s->fine_sum = malloc(rows * sizeof *s->fine_sum);
     for (int t = 0; t < pool_threads(s->request->pool); t++) {
         s->workspace[t].row = knn_memory((size_t) s->frame.plane * sizeof(float));
         if (!s->workspace[t].row)
             return -1;
     }
-    if (!s->packed || !s->record || !s->rounded || !s->fine_sum)
+    if (!s->packed || !s->record || !s->norm2 || !s->fine_norm2 || !s->step || !s->error || !s->fine_error || !s->length ||
+        !s->base || !s->sum || !s->fine_sum)
         return -1;
     pool_run(s->request->pool, s->blocks, round_block, s);
     return 0;

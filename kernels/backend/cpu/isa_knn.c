@@ -18,11 +18,19 @@
 #include "../../stats/distance.h"
 
 #define TILE_ROWS 8
+#define FETCHED   4096 /* bytes of a row fetched ahead: the processor sees the rest coming */
 #define CHUNK     128 /* quads that stay in the first cache */
 
-static double exact_distance2(const struct tlaw_points *points, int64_t i, int64_t j)
+static void distances2(const struct tlaw_points *points, int64_t i, const int32_t *to, int count, double *out)
 {
-    return points_distance2(points, i, j);
+    size_t row = (size_t) points->width * (size_t) points->element_size;
+
+    for (int j = 0; j < count; j++) {
+        if (j + 1 < count)
+            for (size_t line = 0; line < row && line < FETCHED; line += 64)
+                __builtin_prefetch((const char *) points->data + (size_t) to[j + 1] * row + line);
+        out[j] = points_distance2(points, i, to[j]);
+    }
 }
 
 /* ---- rounding ---- */
@@ -123,11 +131,11 @@ static void round_row(const struct tlaw_points *points, int64_t i, const struct 
     int32_t sum = 0, fine_sum = 0, squares = 0, mixed = 0, fine_squares = 0;
     float error2[ROW_LANES] = {0}, fine_error2[ROW_LANES] = {0}, largest, length, inverse;
     float finer = (float) frame->fine, coarser = 1 / finer, most = frame->fine < 256 ? finer / 2 : 127;
-    double loss;
+    double loss, norm, wider, shorter;
 
     prepare_row(points, i, frame, row);
     measure_row(row, plane, &largest, &length);
-    *out = (struct knn_rounded){.error = INFINITY, .fine_error = INFINITY};
+    *out = (struct knn_rounded){.error = INFINITY, .fine_error = INFINITY, .length = INFINITY};
     if (!(length < TOO_LONG))
         return;
     out->step = largest / (float) frame->limit;
@@ -156,9 +164,15 @@ static void round_row(const struct tlaw_points *points, int64_t i, const struct 
         fine_squares += fine[c] * fine[c];
     }
     loss = frame->absolute + ROUNDING * length + SMALLEST;
-    out->error = (float) ((out->step * sqrt(error2[0]) + loss) * (1 + plane * 6e-8 + 2e-6));
-    out->fine_error = (float) ((out->step * sqrt(fine_error2[0]) + loss) * (1 + plane * 6e-8 + 2e-6));
     out->norm2 = (double) out->step * out->step * squares;
+    norm = sqrt(out->norm2);
+    wider = 1 + plane * 6e-8 + 2e-6;
+    out->error = (float) ((out->step * sqrt(error2[0]) + loss) * wider);
+    out->fine_error = (float) ((out->step * sqrt(fine_error2[0]) + loss) * wider);
+    out->length = (float) (((norm > length ? norm : length) + loss) * wider);
+    shorter = length > loss * wider ? length / wider - loss : 0;
+    norm = out->norm2 - (double) out->error * out->error;
+    out->base = (float) ((norm < shorter * shorter ? norm : shorter * shorter) / 2);
     out->fine_norm2 = (double) out->step * out->step *
                       (squares + 2.0 / finer * mixed + 1.0 / ((double) finer * finer) * fine_squares);
     out->sum = sum;
@@ -294,37 +308,38 @@ static void multiply(int32_t *out, const int32_t *start, const int8_t *rows, con
 
 #define STRIDE 16
 
-/* Bit c: whether the row's pair with column from + c is within reach of the row, of the column. */
-inline_always void compare_stride(const int32_t *product, const struct knn_side *rows, int row,
+/* Bit c: whether the row's pair with column from + c may be within reach of the row, of the column. */
+inline_always void compare_stride(const int32_t *product, const struct knn_side *rows, int i,
                                   const struct knn_side *columns, int from, uint32_t *of_row,
                                   uint32_t *of_column)
 {
 #if defined(__AVX512F__)
-    __m512 step = _mm512_set1_ps(rows->step[row]);
-    __m512 apart = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(product)),
-                                 _mm512_loadu_ps(columns->step + from));
-    __m512 for_row =
-        _mm512_add_ps(_mm512_set1_ps(rows->beyond_reach[row]), _mm512_loadu_ps(columns->beyond_error + from));
-    __m512 for_column =
-        _mm512_add_ps(_mm512_set1_ps(rows->beyond_error[row]), _mm512_loadu_ps(columns->beyond_reach + from));
+#define COLUMNS(what) _mm512_loadu_ps(columns->what + from)
+#define ROW(what)     _mm512_set1_ps(rows->what[i])
+    __m512 near = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(product)), COLUMNS(step));
+    __m512 for_row = _mm512_add_ps(ROW(beyond), COLUMNS(base));
+    __m512 for_column = _mm512_add_ps(ROW(base), COLUMNS(beyond));
 
-    for_row = _mm512_fnmadd_ps(_mm512_set1_ps(rows->reach[row]), _mm512_loadu_ps(columns->error + from), for_row);
-    for_column =
-        _mm512_fnmadd_ps(_mm512_set1_ps(rows->error[row]), _mm512_loadu_ps(columns->reach + from), for_column);
-    apart = _mm512_mul_ps(step, apart);
-    *of_row = _mm512_cmp_ps_mask(for_row, apart, _CMP_LE_OQ);
-    *of_column = _mm512_cmp_ps_mask(for_column, apart, _CMP_LE_OQ);
+    near = _mm512_mul_ps(near, ROW(step));
+    for_row = _mm512_fnmadd_ps(ROW(by_error), COLUMNS(error), for_row);
+    for_column = _mm512_fnmadd_ps(ROW(error), COLUMNS(by_error), for_column);
+    for_row = _mm512_fnmadd_ps(ROW(by_length), COLUMNS(length), for_row);
+    for_column = _mm512_fnmadd_ps(ROW(length), COLUMNS(by_length), for_column);
+    *of_row = _mm512_cmp_ps_mask(for_row, near, _CMP_LE_OQ);
+    *of_column = _mm512_cmp_ps_mask(for_column, near, _CMP_LE_OQ);
 #else
     uint32_t any = 0, row_bits[STRIDE], column_bits[STRIDE];
 
     for (int c = 0; c < STRIDE; c++) {
         int j = from + c;
-        float apart = rows->step[row] * ((float) product[c] * columns->step[j]);
+        float near = (float) product[c] * columns->step[j] * rows->step[i];
 
-        row_bits[c] =
-            rows->beyond_reach[row] + columns->beyond_error[j] - rows->reach[row] * columns->error[j] <= apart;
-        column_bits[c] =
-            rows->beyond_error[row] + columns->beyond_reach[j] - rows->error[row] * columns->reach[j] <= apart;
+        row_bits[c] = rows->beyond[i] + columns->base[j] - rows->by_error[i] * columns->error[j] -
+                          rows->by_length[i] * columns->length[j] <=
+                      near;
+        column_bits[c] = rows->base[i] + columns->beyond[j] - rows->error[i] * columns->by_error[j] -
+                             rows->length[i] * columns->by_length[j] <=
+                         near;
         any |= row_bits[c] | column_bits[c];
     }
     *of_row = *of_column = 0;
@@ -336,8 +351,10 @@ inline_always void compare_stride(const int32_t *product, const struct knn_side 
 }
 
 static int scan(const int32_t *product, const struct knn_side *rows, const struct knn_side *columns, int first,
-                bool diagonal, struct knn_hit *hits, int count)
+                bool diagonal, struct knn_hit *hits)
 {
+    int count = 0;
+
     for (int row = 0; row < KNN_BLOCK; row++)
         for (int c = 0; c < KNN_PANEL; c += STRIDE) {
             const int32_t *products = product + row * KNN_PANEL + c;
@@ -405,6 +422,9 @@ static void refine(const struct knn_hit *hits, int count, const struct knn_frame
     for (int h = 0; h < count; h++) {
         int32_t cross, both;
 
+        if (h + 1 < count)
+            for (size_t line = 0; line < record && line < FETCHED; line += 64)
+                __builtin_prefetch(columns + hits[h + 1].column * record + line);
         fine_products(rows + hits[h].row * record, columns + hits[h].column * record, frame->plane,
                       row_sums[hits[h].row], column_sums[hits[h].column], &cross, &both);
         out[h] = hits[h].product + (cross + both / fine) / fine;
@@ -418,5 +438,5 @@ const struct knn_kernel ISA_NAME(knn_kernel) = {
     .multiply = multiply,
     .scan = scan,
     .refine = refine,
-    .distance2 = exact_distance2,
+    .distances2 = distances2,
 };
