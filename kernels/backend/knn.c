@@ -43,10 +43,10 @@ static void face(struct search *s, int64_t block, struct knn_side *side)
     memcpy(side->length, s->length + from, sizeof side->length);
     memcpy(side->error, s->error + from, sizeof side->error);
     pthread_mutex_lock(s->lock + block);
-    memcpy(side->beyond, s->reach + from, sizeof side->beyond);
+    memcpy(side->reach, s->reach + from, sizeof side->reach);
     pthread_mutex_unlock(s->lock + block);
     for (int slot = 0; slot < KNN_BLOCK; slot++) {
-        float reach = side->beyond[slot] * slack, error = side->error[slot], length = side->length[slot];
+        float reach = side->reach[slot] * slack, error = side->error[slot], length = side->length[slot];
         bool longer = reach > length;
         float within = longer ? reach : reach + error;
 
@@ -102,37 +102,48 @@ static void first_reach(struct search *s, int64_t block, const int32_t *product)
     }
 }
 
-/* Hands the distances of hits to the points within whose reach they are: the rows' or the columns'. */
+/* Hands pairs to the points within whose reach they are: the rows' or the columns'. */
 static void meet_all(struct search *s, int64_t left, int64_t right, int count, int within, struct workspace *w)
 {
-    pthread_mutex_t *lock = s->lock + (within == KNN_OF_ROW ? left : right);
+    pthread_mutex_t *lock = s->lock + (within == OF_ROW ? left : right);
 
     pthread_mutex_lock(lock);
     for (int h = 0; h < count; h++)
-        if (w->hits[h].within & within) {
-            int64_t i = left * KNN_BLOCK + w->hits[h].row, j = right * KNN_BLOCK + w->hits[h].column;
+        if (w->near[h].within & within) {
+            const struct near *near = w->near + h;
+            int64_t i = left * KNN_BLOCK + near->row, j = right * KNN_BLOCK + near->column;
 
-            knn_meet(s, within == KNN_OF_ROW ? i : j, within == KNN_OF_ROW ? j : i, w->refined[h], w);
+            knn_meet(s, within == OF_ROW ? i : j, within == OF_ROW ? j : i, near->low, near->high, w);
         }
     pthread_mutex_unlock(lock);
 }
 
-/* The distances of the hits between rounded rows. */
-static void refine(struct search *s, int64_t left, int64_t right, int count, struct workspace *w)
+/* Computes the hits' distances between finely rounded rows, and keeps what is still within reach in w->near; how many. */
+static int refine(struct search *s, int64_t left, int64_t right, const struct knn_side *columns, int count,
+                  struct workspace *w)
 {
-    size_t records = (size_t) KNN_BLOCK * 2 * (size_t) s->frame.plane;
+    const size_t rows = (size_t) left * KNN_BLOCK, others = (size_t) right * KNN_BLOCK;
+    const size_t record = 2 * (size_t) s->frame.plane;
+    const double finer = 1.0 / s->frame.fine;
+    int kept = 0;
 
-    s->kernel->refine(w->hits, count, &s->frame, s->record + (size_t) left * records,
-                      s->record + (size_t) right * records, s->fine_sum + left * KNN_BLOCK,
-                      s->fine_sum + right * KNN_BLOCK, w->refined);
+    s->kernel->refine(w->hits, count, &s->frame, s->record + rows * record, s->record + others * record,
+                      s->fine_sum + rows, s->fine_sum + others, w->refined);
     for (int h = 0; h < count; h++) {
-        int64_t i = left * KNN_BLOCK + w->hits[h].row, j = right * KNN_BLOCK + w->hits[h].column;
-        double apart2 = s->fine_norm2[i] + s->fine_norm2[j] -
-                        2 * (double) s->step[i] * (double) s->step[j] * w->refined[h];
+        int row = w->hits[h].row, column = w->hits[h].column;
+        size_t i = rows + (size_t) row, j = others + (size_t) column;
+        double product = w->hits[h].product + finer * (w->refined[h][0] + finer * w->refined[h][1]);
+        double apart2 = s->fine_norm2[i] + s->fine_norm2[j] - 2.0 * s->step[i] * s->step[j] * product;
+        double apart = sqrt(apart2 > 0 ? apart2 : 0), either = (double) s->fine_error[i] + s->fine_error[j];
+        float low = (float) (apart * (1 - KNN_SLACK) - either * (1 + KNN_SLACK));
+        int within = (low <= w->rows.reach[row]) * OF_ROW + (low <= columns->reach[column]) * OF_COLUMN;
 
-        w->refined[h] = sqrt(apart2 > 0 ? apart2 : 0);
+        w->near[kept] = (struct near){low, (float) ((apart + either) * (1 + KNN_SLACK)), (uint8_t) row,
+                                      (uint8_t) column, (uint8_t) within};
+        kept += within != 0;
     }
     w->fine_distances += count;
+    return kept;
 }
 
 /* Takes from a panel of products what is within reach. */
@@ -142,9 +153,9 @@ static void take_hits(struct search *s, int64_t left, int64_t right, const int32
     const struct knn_side *columns = left == right ? &w->rows : &w->columns;
     int count = s->kernel->scan(product, &w->rows, columns, panel * KNN_PANEL, left == right, w->hits);
 
-    refine(s, left, right, count, w);
-    meet_all(s, left, right, count, KNN_OF_ROW, w);
-    meet_all(s, left, right, count, KNN_OF_COLUMN, w);
+    count = refine(s, left, right, columns, count, w);
+    meet_all(s, left, right, count, OF_ROW, w);
+    meet_all(s, left, right, count, OF_COLUMN, w);
 }
 
 /* Products of a block's rows with one of a block's panels of columns. */

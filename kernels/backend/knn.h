@@ -74,12 +74,11 @@ struct knn_rounded {
  */
 struct knn_side {
     float step[KNN_BLOCK], base[KNN_BLOCK], length[KNN_BLOCK], error[KNN_BLOCK];
-    float beyond[KNN_BLOCK], by_length[KNN_BLOCK], by_error[KNN_BLOCK];
+    float reach[KNN_BLOCK], beyond[KNN_BLOCK], by_length[KNN_BLOCK], by_error[KNN_BLOCK];
 } __attribute__((aligned(64)));
 
-enum { KNN_OF_ROW = 1, KNN_OF_COLUMN = 2 };
 struct knn_hit {
-    uint8_t row, column, within; /* whose reach: KNN_OF_ROW | KNN_OF_COLUMN */
+    uint8_t row, column;
     int32_t product;
 };
 
@@ -97,9 +96,10 @@ struct knn_kernel {
      */
     int (*scan)(const int32_t *product, const struct knn_side *rows, const struct knn_side *columns, int first,
                 bool diagonal, struct knn_hit *hits);
-    /* out[h] = the inner product of q + r / fine of a hit's points, given their blocks' records and fine_sum */
+    /* out[h] = sum of q_i r_j + r_i q_j and sum of r_i r_j of a hit's points, given their blocks' records and fine_sum */
     void (*refine)(const struct knn_hit *hits, int count, const struct knn_frame *frame, const int8_t *rows,
-                   const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums, double *out);
+                   const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums,
+                   int32_t (*out)[2]);
     /* out[j] = the squared distance of points i and to[j], as points_distance2 has it, and the same bits */
     void (*distances2)(const struct tlaw_points *points, int64_t i, const int32_t *to, int count, double *out);
 };

@@ -22,15 +22,17 @@ static float above(double distance)
 /* Takes an upper end of the distance of a point not met before. */
 static void lower_reach(struct search *s, int64_t i, float high)
 {
-    int k = s->out->k, at = 0;
+    int k = s->out->k;
     float *nearest = s->nearest + i * k;
 
     if (high >= nearest[k - 1])
         return;
-    for (int j = 0; j < k; j++)
-        at += nearest[j] <= high;
-    memmove(nearest + at + 1, nearest + at, sizeof *nearest * (size_t) (k - 1 - at));
-    nearest[at] = high;
+    for (int j = k - 1; j > 0; j--) { /* without a branch: where it goes cannot be foretold */
+        float larger = nearest[j - 1] > high ? nearest[j - 1] : high;
+
+        nearest[j] = nearest[j] < larger ? nearest[j] : larger;
+    }
+    nearest[0] = nearest[0] < high ? nearest[0] : high;
     s->reach[i] = nearest[k - 1] < s->reach[i] ? nearest[k - 1] : s->reach[i];
 }
 
@@ -92,11 +94,8 @@ static void keep_exact(struct search *s, int64_t i, struct workspace *w)
         s->cutoff[i] = last;
 }
 
-void knn_meet(struct search *s, int64_t i, int64_t j, double distance, struct workspace *w)
+void knn_meet(struct search *s, int64_t i, int64_t j, float low, float high, struct workspace *w)
 {
-    float either = s->fine_error[i] + s->fine_error[j];
-    float low = below(distance) - either * (float) (1 + KNN_SLACK);
-
     if (!(low <= s->reach[i]) || j > s->cutoff[i] || (s->group && s->group[i] == s->group[j]))
         return;
     if (s->count[i] == s->room) {
@@ -105,7 +104,7 @@ void knn_meet(struct search *s, int64_t i, int64_t j, double distance, struct wo
             keep_exact(s, i, w);
     }
     s->candidates[i * s->room + s->count[i]++] = (struct candidate){low, (int32_t) j};
-    lower_reach(s, i, above(distance + (double) either));
+    lower_reach(s, i, high);
 }
 
 void knn_settle(struct search *s, int64_t i, struct workspace *w)

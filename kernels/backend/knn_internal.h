@@ -21,6 +21,13 @@ struct candidate {
     int32_t index;
 };
 
+/* A pair that is still within reach of its row or column, and the ends of its distance. */
+enum { OF_ROW = 1, OF_COLUMN = 2 };
+struct near {
+    float low, high;
+    uint8_t row, column, within; /* whose reach: OF_ROW | OF_COLUMN */
+};
+
 struct exact {
     double distance2; /* as the points are given */
     int32_t index;
@@ -29,7 +36,8 @@ struct exact {
 struct workspace {
     int32_t product[KNN_PANELS * KNN_BLOCK * KNN_PANEL];
     struct knn_hit hits[KNN_BLOCK * KNN_PANEL];
-    double refined[KNN_BLOCK * KNN_PANEL]; /* of the hits: the product, then the distance */
+    int32_t refined[KNN_BLOCK * KNN_PANEL][2]; /* of the hits */
+    struct near near[KNN_BLOCK * KNN_PANEL];
     struct knn_side rows, columns;
     float *row;          /* [plane] */
     int32_t *to;         /* [room] */
@@ -71,8 +79,8 @@ struct search {
 /* Chooses the frame and rounds all points.  0, or -1: no memory. */
 int knn_round_points(struct search *s);
 
-/* Point i has met point j, at that distance between the rounded rows. */
-void knn_meet(struct search *s, int64_t i, int64_t j, double distance, struct workspace *w);
+/* Point i has met point j, at a distance between low and high. */
+void knn_meet(struct search *s, int64_t i, int64_t j, float low, float high, struct workspace *w);
 /* Writes the neighbours of point i, which has met all. */
 void knn_settle(struct search *s, int64_t i, struct workspace *w);
 

@@ -26,9 +26,9 @@ static void distances2(const struct tlaw_points *points, int64_t i, const int32_
     size_t row = (size_t) points->width * (size_t) points->element_size;
 
     for (int j = 0; j < count; j++) {
-        if (j + 1 < count)
+        if (j + 2 < count)
             for (size_t line = 0; line < row && line < FETCHED; line += 64)
-                __builtin_prefetch((const char *) points->data + (size_t) to[j + 1] * row + line);
+                __builtin_prefetch((const char *) points->data + (size_t) to[j + 2] * row + line);
         out[j] = points_distance2(points, i, to[j]);
     }
 }
@@ -308,13 +308,12 @@ static void multiply(int32_t *out, const int32_t *start, const int8_t *rows, con
 
 #define STRIDE 16
 
-/* Bit c: whether the row's pair with column from + c may be within reach of the row, of the column. */
-inline_always void compare_stride(const int32_t *product, const struct knn_side *rows, int i,
-                                  const struct knn_side *columns, int from, uint32_t *of_row,
-                                  uint32_t *of_column)
+/* Bit c: whether the row's pair with column from + c may be within reach of either. */
+inline_always uint32_t compare_stride(const int32_t *product, const struct knn_side *rows, int i,
+                                      const struct knn_side *columns, int from)
 {
 #if defined(__AVX512F__)
-#define COLUMNS(what) _mm512_loadu_ps(columns->what + from)
+#define COLUMNS(what) _mm512_load_ps(columns->what + from)
 #define ROW(what)     _mm512_set1_ps(rows->what[i])
     __m512 near = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(product)), COLUMNS(step));
     __m512 for_row = _mm512_add_ps(ROW(beyond), COLUMNS(base));
@@ -325,28 +324,24 @@ inline_always void compare_stride(const int32_t *product, const struct knn_side 
     for_column = _mm512_fnmadd_ps(ROW(error), COLUMNS(by_error), for_column);
     for_row = _mm512_fnmadd_ps(ROW(by_length), COLUMNS(length), for_row);
     for_column = _mm512_fnmadd_ps(ROW(length), COLUMNS(by_length), for_column);
-    *of_row = _mm512_cmp_ps_mask(for_row, near, _CMP_LE_OQ);
-    *of_column = _mm512_cmp_ps_mask(for_column, near, _CMP_LE_OQ);
+    return _mm512_cmp_ps_mask(_mm512_min_ps(for_row, for_column), near, _CMP_LE_OQ);
 #else
-    uint32_t any = 0, row_bits[STRIDE], column_bits[STRIDE];
+    uint32_t any = 0, bits[STRIDE];
 
     for (int c = 0; c < STRIDE; c++) {
         int j = from + c;
         float near = (float) product[c] * columns->step[j] * rows->step[i];
+        float for_row = rows->beyond[i] + columns->base[j] - rows->by_error[i] * columns->error[j] -
+                        rows->by_length[i] * columns->length[j];
+        float for_column = rows->base[i] + columns->beyond[j] - rows->error[i] * columns->by_error[j] -
+                           rows->length[i] * columns->by_length[j];
 
-        row_bits[c] = rows->beyond[i] + columns->base[j] - rows->by_error[i] * columns->error[j] -
-                          rows->by_length[i] * columns->length[j] <=
-                      near;
-        column_bits[c] = rows->base[i] + columns->beyond[j] - rows->error[i] * columns->by_error[j] -
-                             rows->length[i] * columns->by_length[j] <=
-                         near;
-        any |= row_bits[c] | column_bits[c];
+        bits[c] = (for_row < for_column ? for_row : for_column) <= near;
+        any |= bits[c];
     }
-    *of_row = *of_column = 0;
-    for (int c = 0; any && c < STRIDE; c++) {
-        *of_row |= row_bits[c] << c;
-        *of_column |= column_bits[c] << c;
-    }
+    for (int c = 1; any && c < STRIDE; c++)
+        bits[0] |= bits[c] << c;
+    return bits[0];
 #endif
 }
 
@@ -359,18 +354,14 @@ static int scan(const int32_t *product, const struct knn_side *rows, const struc
         for (int c = 0; c < KNN_PANEL; c += STRIDE) {
             const int32_t *products = product + row * KNN_PANEL + c;
             int from = first + c;
-            uint32_t of_row, of_column, either;
+            uint32_t within = compare_stride(products, rows, row, columns, from);
 
-            compare_stride(products, rows, row, columns, from, &of_row, &of_column);
-            either = of_row | of_column;
             if (diagonal) /* columns beyond the row */
-                either &= from > row ? 0xffff : row - from < STRIDE ? 0xfffeu << (row - from) : 0;
-            for (; either; either &= either - 1) {
-                int bit = __builtin_ctz(either);
-                uint32_t within = (of_row >> bit & 1) * KNN_OF_ROW + (of_column >> bit & 1) * KNN_OF_COLUMN;
+                within &= from > row ? 0xffff : row - from < STRIDE ? 0xfffeu << (row - from) : 0;
+            for (; within; within &= within - 1) {
+                int bit = __builtin_ctz(within);
 
-                hits[count++] = (struct knn_hit){(uint8_t) row, (uint8_t) (from + bit), (uint8_t) within,
-                                                 products[bit]};
+                hits[count++] = (struct knn_hit){(uint8_t) row, (uint8_t) (from + bit), products[bit]};
             }
         }
     return count;
@@ -378,27 +369,32 @@ static int scan(const int32_t *product, const struct knn_side *rows, const struc
 
 /* ---- products with what was rounded off ---- */
 
-/* cross = sum of q_i r_j + r_i q_j, fine = sum of r_i r_j */
+/* out[0] = sum of q_i r_j + r_i q_j, out[1] = sum of r_i r_j */
 inline_always void fine_products(const int8_t *x, const int8_t *y, int plane, int32_t x_sum, int32_t y_sum,
-                                 int32_t *cross, int32_t *fine)
+                                 int32_t *out)
 {
 #if defined(__AVX512F__)
     const __m512i flip = _mm512_set1_epi8((char) 0x80); /* + 128 as an unsigned byte */
     __m512i left = _mm512_setzero_si512(), right = left, both = left;
+    __m256i halves;
+    __m128i quarters;
 
     for (int c = 0; c < plane; c += 64) {
-        __m512i xq = _mm512_load_si512(x + c), xr = _mm512_load_si512(x + plane + c);
-        __m512i yq = _mm512_load_si512(y + c), yr = _mm512_load_si512(y + plane + c);
+        __m512i xq = _mm512_xor_si512(_mm512_load_si512(x + c), flip), xr = _mm512_load_si512(x + plane + c);
+        __m512i yq = _mm512_xor_si512(_mm512_load_si512(y + c), flip), yr = _mm512_load_si512(y + plane + c);
+        __m512i xf = _mm512_xor_si512(xr, flip);
 
-        xq = _mm512_xor_si512(xq, flip);
-        yq = _mm512_xor_si512(yq, flip);
         __asm__("vpdpbusd %2, %1, %0" : "+v"(left) : "v"(xq), "v"(yr));
         __asm__("vpdpbusd %2, %1, %0" : "+v"(right) : "v"(yq), "v"(xr));
-        xr = _mm512_xor_si512(xr, flip);
-        __asm__("vpdpbusd %2, %1, %0" : "+v"(both) : "v"(xr), "v"(yr));
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(both) : "v"(xf), "v"(yr));
     }
-    *cross = _mm512_reduce_add_epi32(_mm512_add_epi32(left, right)) - 128 * (x_sum + y_sum);
-    *fine = _mm512_reduce_add_epi32(both) - 128 * y_sum;
+    left = _mm512_add_epi32(left, right);
+    left = _mm512_add_epi32(_mm512_unpacklo_epi32(left, both), _mm512_unpackhi_epi32(left, both));
+    halves = _mm256_add_epi32(_mm512_castsi512_si256(left), _mm512_extracti64x4_epi64(left, 1));
+    quarters = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+    quarters = _mm_add_epi32(quarters, _mm_unpackhi_epi64(quarters, quarters));
+    out[0] = _mm_cvtsi128_si32(quarters) - 128 * (x_sum + y_sum);
+    out[1] = _mm_extract_epi32(quarters, 1) - 128 * y_sum;
 #else
     int32_t mixed = 0, both = 0;
 
@@ -408,27 +404,19 @@ inline_always void fine_products(const int8_t *x, const int8_t *y, int plane, in
         mixed += x[c] * y[plane + c] + x[plane + c] * y[c];
         both += x[plane + c] * y[plane + c];
     }
-    *cross = mixed;
-    *fine = both;
+    out[0] = mixed;
+    out[1] = both;
 #endif
 }
 
 static void refine(const struct knn_hit *hits, int count, const struct knn_frame *frame, const int8_t *rows,
-                   const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums, double *out)
+                   const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums, int32_t (*out)[2])
 {
     size_t record = 2 * (size_t) frame->plane;
-    double fine = frame->fine;
 
-    for (int h = 0; h < count; h++) {
-        int32_t cross, both;
-
-        if (h + 1 < count)
-            for (size_t line = 0; line < record && line < FETCHED; line += 64)
-                __builtin_prefetch(columns + hits[h + 1].column * record + line);
+    for (int h = 0; h < count; h++)
         fine_products(rows + hits[h].row * record, columns + hits[h].column * record, frame->plane,
-                      row_sums[hits[h].row], column_sums[hits[h].column], &cross, &both);
-        out[h] = hits[h].product + (cross + both / fine) / fine;
-    }
+                      row_sums[hits[h].row], column_sums[hits[h].column], out[h]);
 }
 
 const struct knn_kernel ISA_NAME(knn_kernel) = {
