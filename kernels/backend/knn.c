@@ -161,13 +161,14 @@ static void take_hits(struct search *s, int64_t left, int64_t right, const int32
 /* Products of a block's rows with one of a block's panels of columns. */
 static void multiply(struct search *s, int64_t left, int64_t right, int panel, int32_t *product)
 {
-    size_t bytes = (size_t) s->quads * 4 * KNN_PANEL;
+    size_t bytes = (size_t) s->quads * 4 * KNN_PANEL, records = (size_t) KNN_PANEL * 2 * (size_t) s->frame.plane;
     int32_t start[KNN_BLOCK];
 
     for (int slot = 0; slot < KNN_BLOCK; slot++)
         start[slot] = -s->kernel->offset * s->sum[left * KNN_BLOCK + slot];
     s->kernel->multiply(product, start, s->packed + (size_t) left * KNN_PANELS * bytes,
-                        s->packed + ((size_t) right * KNN_PANELS + (size_t) panel) * bytes, s->quads);
+                        s->packed + ((size_t) right * KNN_PANELS + (size_t) panel) * bytes, s->quads,
+                        s->record + ((size_t) right * KNN_PANELS + (size_t) panel) * records, records);
 }
 
 /* A block with itself. */

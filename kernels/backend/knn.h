@@ -88,8 +88,12 @@ struct knn_kernel {
     /* Prepares and rounds row i; row: scratch [plane]. */
     void (*round)(const struct tlaw_points *points, int64_t i, const struct knn_frame *frame, float *row,
                   int8_t *record, struct knn_rounded *out);
-    /* out[KNN_BLOCK][KNN_PANEL] = start of the row + sum over coordinates of rows q (columns q + offset) */
-    void (*multiply)(int32_t *out, const int32_t *start, const int8_t *rows, const int8_t *columns, int quads);
+    /*
+     * out[KNN_BLOCK][KNN_PANEL] = start of the row + sum over coordinates of rows q (columns q + offset); meanwhile
+     * brings the bytes that are needed next into the cache.
+     */
+    void (*multiply)(int32_t *out, const int32_t *start, const int8_t *rows, const int8_t *columns, int quads,
+                     const int8_t *ahead, size_t bytes);
     /*
      * The pairs of a panel of products that may be within reach of their row or column; how many.  first: the
      * panel's first column.  diagonal: a block with itself; column > row only.

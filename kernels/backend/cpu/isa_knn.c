@@ -286,9 +286,10 @@ static void tile_bytes(int32_t *out, const int8_t *rows, const int8_t *columns, 
 
 #endif
 
-static void multiply(int32_t *out, const int32_t *start, const int8_t *rows, const int8_t *columns, int quads)
+static void multiply(int32_t *out, const int32_t *start, const int8_t *rows, const int8_t *columns, int quads,
+                     const int8_t *ahead, size_t bytes)
 {
-    size_t panel = (size_t) quads * 4 * KNN_PANEL;
+    size_t panel = (size_t) quads * 4 * KNN_PANEL, each = bytes / (KNN_BLOCK / TILE_ROWS);
 
     for (int row = 0; row < KNN_BLOCK; row++)
         for (int c = 0; c < KNN_PANEL; c++)
@@ -297,10 +298,13 @@ static void multiply(int32_t *out, const int32_t *start, const int8_t *rows, con
         int some = quads - from < CHUNK ? quads - from : CHUNK;
         size_t skip = (size_t) from * 4 * KNN_PANEL;
 
-        for (int row = 0; row < KNN_BLOCK; row += TILE_ROWS)
+        for (int row = 0; row < KNN_BLOCK; row += TILE_ROWS) {
+            for (size_t line = 0; from == 0 && line < each; line += 64)
+                __builtin_prefetch(ahead + (size_t) (row / TILE_ROWS) * each + line, 0, 2);
             tile_bytes(out + row * KNN_PANEL,
                        rows + (size_t) (row / KNN_PANEL) * panel + skip + row % KNN_PANEL * 4, columns + skip,
                        some);
+        }
     }
 }
 
