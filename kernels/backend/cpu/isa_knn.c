@@ -19,7 +19,7 @@
 
 #define TILE_ROWS 8
 #define FETCHED   4096 /* bytes of a row fetched ahead: the processor sees the rest coming */
-#define CHUNK     128 /* quads that stay in the first cache */
+#define CHUNK     192 /* quads of a panel that stay in the first cache */
 
 static void distances2(const struct tlaw_points *points, int64_t i, const int32_t *to, int count, double *out)
 {
@@ -354,20 +354,19 @@ static int scan(const int32_t *product, const struct knn_side *rows, const struc
 {
     int count = 0;
 
-    for (int row = 0; row < KNN_BLOCK; row++)
-        for (int c = 0; c < KNN_PANEL; c += STRIDE) {
-            const int32_t *products = product + row * KNN_PANEL + c;
-            int from = first + c;
-            uint32_t within = compare_stride(products, rows, row, columns, from);
+    for (int row = 0; row < KNN_BLOCK; row++, product += KNN_PANEL) {
+        uint64_t within = 0; /* bit c: column first + c */
 
-            if (diagonal) /* columns beyond the row */
-                within &= from > row ? 0xffff : row - from < STRIDE ? 0xfffeu << (row - from) : 0;
-            for (; within; within &= within - 1) {
-                int bit = __builtin_ctz(within);
+        for (int c = 0; c < KNN_PANEL; c += STRIDE)
+            within |= (uint64_t) compare_stride(product + c, rows, row, columns, first + c) << c;
+        if (diagonal && first <= row) /* columns beyond the row */
+            within &= row - first < KNN_PANEL ? ~(uint64_t) 1 << (row - first) : 0;
+        for (; within; within &= within - 1) {
+            int c = __builtin_ctzll(within);
 
-                hits[count++] = (struct knn_hit){(uint8_t) row, (uint8_t) (from + bit), products[bit]};
-            }
+            hits[count++] = (struct knn_hit){(uint8_t) row, (uint8_t) (first + c), product[c]};
         }
+    }
     return count;
 }
 
