@@ -103,7 +103,8 @@ static void first_reach(struct search *s, int64_t block, const int32_t *product)
 }
 
 /* Hands pairs to the points within whose reach they are: the rows' or the columns'. */
-static void meet_all(struct search *s, int64_t left, int64_t right, int count, int within, struct workspace *w)
+static void meet_all(struct search *s, int64_t left, int64_t right, int count, int within,
+                     struct workspace *w)
 {
     pthread_mutex_t *lock = s->lock + (within == OF_ROW ? left : right);
 
@@ -118,7 +119,8 @@ static void meet_all(struct search *s, int64_t left, int64_t right, int count, i
     pthread_mutex_unlock(lock);
 }
 
-/* Computes the hits' distances between finely rounded rows, and keeps what is still within reach in w->near; how many. */
+/* Computes the hits' distances between finely rounded rows, and keeps what is still within reach in w->near;
+ * how many. */
 static int refine(struct search *s, int64_t left, int64_t right, const struct knn_side *columns, int count,
                   struct workspace *w)
 {
@@ -161,7 +163,8 @@ static void take_hits(struct search *s, int64_t left, int64_t right, const int32
 /* Products of a block's rows with one of a block's panels of columns. */
 static void multiply(struct search *s, int64_t left, int64_t right, int panel, int32_t *product)
 {
-    size_t bytes = (size_t) s->quads * 4 * KNN_PANEL, records = (size_t) KNN_PANEL * 2 * (size_t) s->frame.plane;
+    size_t bytes = (size_t) s->quads * 4 * KNN_PANEL,
+           records = (size_t) KNN_PANEL * 2 * (size_t) s->frame.plane;
     int32_t start[KNN_BLOCK];
 
     for (int slot = 0; slot < KNN_BLOCK; slot++)
@@ -187,8 +190,8 @@ static void start_block(void *arg, long block, int thread)
 }
 
 /*
- * Unit u of the schedule: block u mod blocks with those a strip's distances behind it, round the clock; of an even
- * number, half the blocks have an opposite one to be compared with.
+ * Unit u of the schedule: block u mod blocks with those a strip's distances behind it, round the clock; of an
+ * even number, half the blocks have an opposite one to be compared with.
  */
 static void compare_strip(void *arg, long unit, int thread)
 {

@@ -1,14 +1,15 @@
 /*
  * The exact k nearest neighbours of every point of a set, certified, on all cores.
  *
- * Points are centred, rotated (so that no coordinate of a row stands out) and rounded, each row with its own step s,
- * to small integers q and, with a step some 256 times finer, what these leave to small integers r:
- * y = s (q + r / fine) + e.  Inner products of integers are exact, hence so are distances of rounded rows, and by
- * the triangle inequality | |y_i - y_j| - |z_i - z_j| | <= |e_i| + |e_j|, where z is what y was rounded to and |e_i|
- * is computed.  Of every pair the product of the q is formed, once for both of its points; of those that this does not
- * rule out as neighbours, the products with the r; of those that are left then, the distance in float64 from the points
- * as given.  So the answer is the one of comparing all distances in float64 (equal distances: the lower index first),
- * whatever the precision of the integers, the number of threads or the instruction set.
+ * Points are centred, rotated (so that no coordinate of a row stands out) and rounded, each row with its own
+ * step s, to small integers q and, with a step some 256 times finer, what these leave to small integers r: y
+ * = s (q + r / fine) + e.  Inner products of integers are exact, hence so are distances of rounded rows, and
+ * by the triangle inequality | |y_i - y_j| - |z_i - z_j| | <= |e_i| + |e_j|, where z is what y was rounded to
+ * and |e_i| is computed.  Of every pair the product of the q is formed, once for both of its points; of those
+ * that this does not rule out as neighbours, the products with the r; of those that are left then, the
+ * distance in float64 from the points as given.  So the answer is the one of comparing all distances in
+ * float64 (equal distances: the lower index first), whatever the precision of the integers, the number of
+ * threads or the instruction set.
  *
  * Memory: about n (3 width + 12 k + 400) bytes next to the points, for k up to 32.
  */
@@ -35,8 +36,8 @@ tlaw_knn knn_exact;
 
 /*
  * A block is KNN_BLOCK points, rows beyond the last one zero.  Packed, the q of a block are KNN_PANELS panels
- * [quads][KNN_PANEL] of four coordinates each.  The record of a point is its q and then its r, as rows of `plane`
- * bytes.
+ * [quads][KNN_PANEL] of four coordinates each.  The record of a point is its q and then its r, as rows of
+ * `plane` bytes.
  */
 #define KNN_PANEL  48
 #define KNN_PANELS 4
@@ -52,8 +53,8 @@ struct knn_frame {
 };
 
 /*
- * What rounding makes of a row y; lengths in the frame's unit; z = s q.  Of a row too long for float32, step 0 and
- * infinite errors.
+ * What rounding makes of a row y; lengths in the frame's unit; z = s q.  Of a row too long for float32, step
+ * 0 and infinite errors.
  */
 struct knn_rounded {
     double norm2, fine_norm2; /* of s q and of s (q + r / fine) */
@@ -89,8 +90,8 @@ struct knn_kernel {
     void (*round)(const struct tlaw_points *points, int64_t i, const struct knn_frame *frame, float *row,
                   int8_t *record, struct knn_rounded *out);
     /*
-     * out[KNN_BLOCK][KNN_PANEL] = start of the row + sum over coordinates of rows q (columns q + offset); meanwhile
-     * brings the bytes that are needed next into the cache.
+     * out[KNN_BLOCK][KNN_PANEL] = start of the row + sum over coordinates of rows q (columns q + offset);
+     * meanwhile brings the bytes that are needed next into the cache.
      */
     void (*multiply)(int32_t *out, const int32_t *start, const int8_t *rows, const int8_t *columns, int quads,
                      const int8_t *ahead, size_t bytes);
@@ -98,14 +99,16 @@ struct knn_kernel {
      * The pairs of a panel of products that may be within reach of their row or column; how many.  first: the
      * panel's first column.  diagonal: a block with itself; column > row only.
      */
-    int (*scan)(const int32_t *product, const struct knn_side *rows, const struct knn_side *columns, int first,
-                bool diagonal, struct knn_hit *hits);
-    /* out[h] = sum of q_i r_j + r_i q_j and sum of r_i r_j of a hit's points, given their blocks' records and fine_sum */
+    int (*scan)(const int32_t *product, const struct knn_side *rows, const struct knn_side *columns,
+                int first, bool diagonal, struct knn_hit *hits);
+    /* out[h] = sum of q_i r_j + r_i q_j and sum of r_i r_j of a hit's points, given their blocks' records and
+     * fine_sum */
     void (*refine)(const struct knn_hit *hits, int count, const struct knn_frame *frame, const int8_t *rows,
                    const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums,
                    int32_t (*out)[2]);
     /* out[j] = the squared distance of points i and to[j], as points_distance2 has it, and the same bits */
-    void (*distances2)(const struct tlaw_points *points, int64_t i, const int32_t *to, int count, double *out);
+    void (*distances2)(const struct tlaw_points *points, int64_t i, const int32_t *to, int count,
+                       double *out);
 };
 
 const struct knn_kernel *knn_best_kernel(void);

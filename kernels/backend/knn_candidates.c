@@ -116,7 +116,8 @@ void knn_settle(struct search *s, int64_t i, struct workspace *w)
     for (int j = 0; j < k; j++) {
         bool found = j < s->count[i];
 
-        s->out->distance[i * k + j] = found ? tlaw_metric_distance(s->metric, w->exact[j].distance2) : INFINITY;
+        s->out->distance[i * k + j] =
+            found ? tlaw_metric_distance(s->metric, w->exact[j].distance2) : INFINITY;
         s->out->index[i * k + j] = found ? w->exact[j].index : -1;
     }
 }

@@ -1,10 +1,10 @@
 /*
  * What the files of the exact k-NN share: the state of a search.
  *
- * Lengths are in the frame's unit.  A point's reach is at least its k-th smallest distance and only falls.  Its
- * candidates are the points met so far whose lower end of the distance is within reach; nearest holds the k smallest
- * upper ends, ascending, of distinct points met, and reach is at most the last of them.  A block's points are changed
- * under the block's lock.
+ * Lengths are in the frame's unit.  A point's reach is at least its k-th smallest distance and only falls.
+ * Its candidates are the points met so far whose lower end of the distance is within reach; nearest holds the
+ * k smallest upper ends, ascending, of distinct points met, and reach is at most the last of them.  A block's
+ * points are changed under the block's lock.
  */
 #ifndef TLAW_KNN_INTERNAL_H
 #define TLAW_KNN_INTERNAL_H

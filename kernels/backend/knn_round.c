@@ -1,8 +1,8 @@
 /*
  * Exact k-NN: the frame (centre, unit of length, rotation) and the rounding of all points.  See knn.h.
  *
- * Any frame gives the right answer; a good one gives it fast.  So the centre and the unit come from a sample, less its
- * farthest rows, which may be no points of the kind at all.
+ * Any frame gives the right answer; a good one gives it fast.  So the centre and the unit come from a sample,
+ * less its farthest rows, which may be no points of the kind at all.
  */
 #include "knn_internal.h"
 
@@ -11,10 +11,10 @@
 #include <string.h>
 
 #define LARGEST_SUM   (1 << 29) /* of products of integers */
-#define MISSING       1e37F /* the base of a missing point: out of everybody's reach */
+#define MISSING       1e37F     /* the base of a missing point: out of everybody's reach */
 #define SAMPLE_ROWS   256
 #define SAMPLE_KEPT   (SAMPLE_ROWS * 7 / 8)
-#define LARGEST_UNIT  1e160 /* in which what squares lose to underflow is still a number */
+#define LARGEST_UNIT  1e160  /* in which what squares lose to underflow is still a number */
 #define UNDERFLOW     1e-155 /* the loss in a float64 distance */
 #define UNIT_ROW_LOSS 4e-15  /* of rows scaled to length 1: their rounding, and DISTANCE_PARALLEL */
 
@@ -97,7 +97,8 @@ static int choose_frame(struct search *s)
 {
     int width = s->points->width;
     struct knn_frame *frame = &s->frame;
-    double *centre = malloc(sizeof *centre * (size_t) width), *factor = malloc(sizeof *factor * (size_t) width);
+    double *centre = malloc(sizeof *centre * (size_t) width),
+           *factor = malloc(sizeof *factor * (size_t) width);
 
     frame->centre = centre;
     frame->factor = factor;
@@ -180,8 +181,8 @@ int knn_round_points(struct search *s)
         if (!s->workspace[t].row)
             return -1;
     }
-    if (!s->packed || !s->record || !s->norm2 || !s->fine_norm2 || !s->step || !s->error || !s->fine_error || !s->length ||
-        !s->base || !s->sum || !s->fine_sum)
+    if (!s->packed || !s->record || !s->norm2 || !s->fine_norm2 || !s->step || !s->error || !s->fine_error ||
+        !s->length || !s->base || !s->sum || !s->fine_sum)
         return -1;
     pool_run(s->request->pool, s->blocks, round_block, s);
     return 0;

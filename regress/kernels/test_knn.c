@@ -18,7 +18,7 @@ static void free_lists(struct tlaw_neighbours *lists)
     free(lists->index);
 }
 
-/* Compares with the plain search on every instruction set and on 1 and 3 threads. */
+/* Compares with the plain search on every instruction set and on 1, 2 and 3 threads. */
 static void check(const char *what, const struct tlaw_points *points, enum tlaw_metric metric,
                   const int32_t *group, int k)
 {
@@ -27,12 +27,11 @@ static void check(const char *what, const struct tlaw_points *points, enum tlaw_
     char message[TLAW_DIMENSION_MESSAGE];
 
     tlaw_knn_plain(points, metric, group, &expected, (struct tlaw_poll){0}, NULL, message);
-    for (int threads = 1; threads <= 3; threads += 2) {
+    for (int threads = 1; threads <= 3; threads++) {
         struct pool *pool = pool_create(threads);
 
         for (int i = 0; i < 3; i++) {
-            struct knn_request request = {
-                .pool = pool, .kernel = knn_find_kernel(isas[i])};
+            struct knn_request request = {.pool = pool, .kernel = knn_find_kernel(isas[i])};
 
             if (!request.kernel) {
                 skip("%s, %s: not on this machine", what, isas[i]);
@@ -123,6 +122,57 @@ static void test_sets(void)
     free((void *) points.data);
 }
 
+/* Rows of doubles: noise times a factor a row, times one for all. */
+static struct tlaw_points scaled_noise(int64_t n, int width, double decades, double unit, uint64_t *state)
+{
+    double *data = malloc(sizeof *data * (size_t) (n * width));
+
+    for (int64_t i = 0; i < n; i++) {
+        double factor = unit * pow(10, decades * random_uniform(state));
+
+        for (int c = 0; c < width; c++)
+            data[i * width + c] = factor * tlaw_random_normal(state);
+    }
+    return (struct tlaw_points){n, width, 8, data, NULL};
+}
+
+/* What rounding and float32 could get wrong: sizes, and distances far smaller than the rows are long. */
+static void test_awkward(void)
+{
+    static const struct {
+        const char *what;
+        int64_t n;
+        int width;
+        double decades, unit;
+    } sets[] = {{"noise in float64", 900, 80, 0, 1},
+                {"rows of all sizes", 900, 80, 6, 1},
+                {"rows too far apart for float32", 500, 80, 60, 1e-30},
+                {"huge coordinates", 500, 80, 1, 1e148},
+                {"squares that vanish", 300, 80, 2, 1e-163},
+                {"70,000 coordinates", 60, 70000, 0, 1}};
+    uint64_t state = 4;
+    struct tlaw_points points;
+    float *data;
+
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        points = scaled_noise(sets[i].n, sets[i].width, sets[i].decades, sets[i].unit, &state);
+        check(sets[i].what, &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+        free((void *) points.data);
+    }
+    points = noise(900, 96, &state);
+    data = (float *) points.data;
+    for (int i = 0; i < 900 * 96; i++) /* three clusters, each far smaller than a step of its rows */
+        data[i] = data[i] * 1e-6f + (float) (i / 96 % 3 * (i % 2 ? 5 : -7));
+    check("tight clusters", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+    for (int i = 0; i < 900; i++) /* pairs and triples of equal rows among noise */
+        memcpy(data + 96 * i, data + 96 * (i / 5 * 5 + i % 5 / 2), 96 * sizeof *data);
+    check("duplicates in clusters", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+    for (int i = 0; i < 900 * 96; i++)
+        data[i] = data[i] * 100 + 1e7f;
+    check("a large offset", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
+    free(data);
+}
+
 static void test_activations(void)
 {
     uint64_t state = 2;
@@ -188,6 +238,7 @@ static void test_stop(void)
 int main(void)
 {
     test_sets();
+    test_awkward();
     test_activations();
     test_stop();
     return tap_end();

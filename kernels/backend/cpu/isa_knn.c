@@ -1,10 +1,11 @@
 /*
- * Nearest neighbours, what depends on the instruction set: integer products of blocks of points, the search
- * of a block of products for pairs within reach, exact distances.
+ * Nearest neighbours, what depends on the instruction set: rounding of rows, integer products of blocks of
+ * points, the search of products for pairs within reach, products with what was rounded off, exact distances.
  *
  * Products of bytes are of signed with unsigned ones.  With VNNI one instruction multiplies 64 pairs and
- * adds; AVX2 has a saturating pair of instructions, hence its smaller integers; elsewhere it is plain C.
- * Products of 16-bit words are half as fast.
+ * adds; on a Zen 5 core, `multiply` at 768 coordinates does 88 to 94 % of the products that it does without
+ * loads (4.8 to 5.1 of 5.4e11 a second).  AVX2 has a saturating pair of instructions, hence its smaller
+ * integers; elsewhere it is plain C.
  */
 #include "isa.h"
 #include "../knn.h"
@@ -19,32 +20,32 @@
 
 #define TILE_ROWS 8
 #define FETCHED   4096 /* bytes of a row fetched ahead: the processor sees the rest coming */
-#define CHUNK     192 /* quads of a panel that stay in the first cache */
+#define CHUNK     192  /* quads of a panel that stay in the first cache */
 
 static void distances2(const struct tlaw_points *points, int64_t i, const int32_t *to, int count, double *out)
 {
     size_t row = (size_t) points->width * (size_t) points->element_size;
 
     for (int j = 0; j < count; j++) {
-        if (j + 2 < count)
+        if (j + 1 < count)
             for (size_t line = 0; line < row && line < FETCHED; line += 64)
-                __builtin_prefetch((const char *) points->data + (size_t) to[j + 2] * row + line);
+                __builtin_prefetch((const char *) points->data + (size_t) to[j + 1] * row + line);
         out[j] = points_distance2(points, i, to[j]);
     }
 }
 
 /* ---- rounding ---- */
 
-#define ROUNDING 2e-6  /* of the float32 arithmetic here, relative to a row's length */
-#define SMALLEST 1e-18 /* an error at least: its square is far from underflow */
-#define TOO_LONG 1e15F /* rows whose squares float32 may not hold */
-#define ROW_LANES    16
+#define ROUNDING  2e-6  /* of the float32 arithmetic here, relative to a row's length */
+#define SMALLEST  1e-18 /* an error at least: its square is far from underflow */
+#define TOO_LONG  1e15F /* rows whose squares float32 may not hold */
+#define ROW_LANES 16
 
 /* Adds v, and with its sign changed in the upper half of every 2 half lanes, to the v of the other half. */
 inline_always vf butterfly(vf v, int half)
 {
-    vi other;
-    vf sign;
+    vi other = {0};
+    vf sign = {0};
 
     for (int lane = 0; lane < VW; lane++) {
         other[lane] = lane ^ half;
@@ -75,7 +76,8 @@ static void hadamard(float *x, int n)
 }
 
 /* Row i centred, in the unit of length, rotated, and with zeros to the end of the plane. */
-static void prepare_row(const struct tlaw_points *points, int64_t i, const struct knn_frame *frame, float *row)
+static void prepare_row(const struct tlaw_points *points, int64_t i, const struct knn_frame *frame,
+                        float *row)
 {
     int width = points->width;
     const double *restrict centre = frame->centre, *restrict factor = frame->factor;
@@ -349,8 +351,8 @@ inline_always uint32_t compare_stride(const int32_t *product, const struct knn_s
 #endif
 }
 
-static int scan(const int32_t *product, const struct knn_side *rows, const struct knn_side *columns, int first,
-                bool diagonal, struct knn_hit *hits)
+static int scan(const int32_t *product, const struct knn_side *rows, const struct knn_side *columns,
+                int first, bool diagonal, struct knn_hit *hits)
 {
     int count = 0;
 
@@ -413,7 +415,8 @@ inline_always void fine_products(const int8_t *x, const int8_t *y, int plane, in
 }
 
 static void refine(const struct knn_hit *hits, int count, const struct knn_frame *frame, const int8_t *rows,
-                   const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums, int32_t (*out)[2])
+                   const int8_t *columns, const int32_t *row_sums, const int32_t *column_sums,
+                   int32_t (*out)[2])
 {
     size_t record = 2 * (size_t) frame->plane;
 
