@@ -342,8 +342,10 @@ int main(void)
 
     make_corpus();
     reference = reference_backend.open(1, message, sizeof message);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         test_bits(backends[i]);
+        test_agreement(backends[i]);
+    }
     test_batches();
     test_accumulation();
     test_schedules();

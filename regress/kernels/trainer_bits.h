@@ -1,6 +1,6 @@
 /*
- * A small corpus made here, and test_bits: the trainer's bits on one backend, twice, with other numbers of
- * threads, stopped and resumed.
+ * A small corpus made here; test_bits: the trainer's bits on one backend, twice, with other numbers of
+ * threads, stopped and resumed; test_agreement: its losses and gradients against the reference's.
  */
 #ifndef TLAW_TRAINER_BITS_H
 #define TLAW_TRAINER_BITS_H
@@ -192,6 +192,45 @@ static void test_bits(const struct backend *backend)
         same = same && resumed(&spec, backend, stop, state, size);
     ok(same, "%s %s: stopped at any step and resumed: same bits", name, precision);
     free(state);
+}
+
+/* Loss after all steps and the first step's gradient, malloc'd. */
+static real *losses_and_gradient(const struct backend *backend, double *loss, size_t *n)
+{
+    struct tlaw_spec spec = small_spec();
+    struct device *device = backend->open(2, message, sizeof message);
+    struct trainer *trainer = create(&spec, backend, device);
+    real *gradient = malloc((*n = model_size(trainer_model(trainer))) * sizeof *gradient);
+
+    trainer_step(trainer);
+    model_get_gradients(trainer_model(trainer), gradient);
+    while (trainer_step_number(trainer) < STEPS)
+        trainer_step(trainer);
+    *loss = trainer_validate(trainer, NULL, NULL);
+    trainer_free(trainer);
+    backend->close(device);
+    return gradient;
+}
+
+static void test_agreement(const struct backend *backend)
+{
+    bool exact = strcmp(backend->precision, "float32") == 0;
+    double truth_loss, loss, wrong = 0, all = 0;
+    size_t n;
+    real *truth = losses_and_gradient(&reference_backend, &truth_loss, &n),
+         *gradient = losses_and_gradient(backend, &loss, &n);
+
+    for (size_t i = 0; i < n; i++) {
+        wrong += pow((double) gradient[i] - truth[i], 2);
+        all += pow(truth[i], 2);
+    }
+    ok(sqrt(wrong / all) < (exact ? 1e-5 : 1e-2), "%s %s: the first gradient is the reference's to %.1e",
+       backend->name, backend->precision, sqrt(wrong / all));
+    ok(fabs(loss / truth_loss - 1) < (exact ? 1e-5 : 1e-3),
+       "%s %s: after %d steps the loss is the reference's to %.1e", backend->name, backend->precision, STEPS,
+       fabs(loss / truth_loss - 1));
+    free(truth);
+    free(gradient);
 }
 
 #endif
