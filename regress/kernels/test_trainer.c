@@ -344,7 +344,8 @@ int main(void)
     reference = reference_backend.open(1, message, sizeof message);
     for (int i = 0; i < count; i++) {
         test_bits(backends[i]);
-        test_agreement(backends[i]);
+        if (i > 0)
+            test_agreement(backends[i]);
     }
     test_batches();
     test_accumulation();
