@@ -126,10 +126,10 @@ gpu-test-host: all $(GPU_PROGRAMS) build/regress/tlaw_cuda.so
 	@regress/gpu/test.sh build/gpu_host $(GPU_ARGS)
 .PHONY: gpu-build gpu-test gpu-bench gpu-test-host
 
-# make bench-knn: exact neighbours against FAISS and scikit-learn, where TLAW_PYTHON (or python3) has them.
+# make bench-knn: exact neighbours against FAISS and scikit-learn, where the Pythons in TLAW_PYTHON (comma-separated) have them.
 # make bench-dimension: coverage of the intervals; build/regress/bench/dimension_calibration: behind the default estimator.
 bench-knn: build/regress/bench/knn
-	@$${TLAW_PYTHON:-python3} regress/bench/knn.py $< $(BENCH_ARGS)
+	@python3 regress/bench/knn.py $< $${TLAW_PYTHON:-python3} $(BENCH_ARGS)
 bench-dimension: build/regress/bench/dimension_coverage
 	@$< $(BENCH_ARGS)
 

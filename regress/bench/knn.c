@@ -1,6 +1,6 @@
 /*
- * Neighbours of the float32 points in a file, timed: one search a line of standard input, seconds to standard
- * output.
+ * Neighbours of the float32 points in a file, timed: one search a line of standard input, seconds, distances
+ * computed a point and the peak of memory in MB to standard output.
  *
  * usage: knn FILE n width k threads OUT     writes indices [n][k] (int32) to OUT after every search
  */
@@ -9,7 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 
 static double now(void)
@@ -56,8 +56,10 @@ int main(int argc, char **argv)
         if (!out || fwrite(lists.index, 4, (size_t) (points.n * k), out) != (size_t) (points.n * k) ||
             fclose(out))
             return 1;
-        printf("%.6f %.1f %.1f\n", seconds, (double) request.fine_distances / (double) points.n,
-               (double) request.exact_distances / (double) points.n);
+        struct rusage usage;
+        getrusage(RUSAGE_SELF, &usage);
+        printf("%.6f %.1f %.1f %ld\n", seconds, (double) request.fine_distances / (double) points.n,
+               (double) request.exact_distances / (double) points.n, usage.ru_maxrss / 1024);
         fflush(stdout);
     }
     return 0;
