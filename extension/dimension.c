@@ -183,8 +183,8 @@ Datum tlaw_dimension_finish(PG_FUNCTION_ARGS)
 
 static const char *const conventions[TLAW_ESTIMATOR_COUNT] = {
     [TLAW_ESTIMATOR_CALIBRATED] =
-        "\"mackay\" with few neighbours, read against its own value on as many points uniform in "
-        "a ball: corrects the bias of boundaries, overcorrects where there is none",
+        "\"mackay\" with k/4 and k neighbours, extrapolated to none: the bias grows with k as simulated "
+        "in uniform balls; the interval holds the correction's doubt; k at most n/15 by default",
     [TLAW_ESTIMATOR_LEVINA_BICKEL] =
         "mean over points of (k - 1) / sum_{j<k} ln(r_k / r_j); Levina & Bickel 2004; high by "
         "(k - 1) / (k - 2)",

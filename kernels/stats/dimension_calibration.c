@@ -8,10 +8,9 @@
  *     s = max(1/d, (.85 - .13 log10(n/k)) / sqrt(d)),
  *
  * which gives back their dimension to 2 %.  How large it is, is read off the points: the correction is
- * (near - far) / (4^s - 1), nothing on a set without boundary or curvature, whose two readings agree.  On
- * sets of other shapes (spheres, cubes, simplices, Gaussians, cylinders) what is left of the bias is .6 of
- * the correction (root mean square); the standard error has that share of it in it, beside the sampling
- * error, as far as the correction is more than sampling error itself.
+ * (near - far) / (4^s - 1), nothing where the two readings agree.  On sets of other shapes (spheres, cubes,
+ * simplices, Gaussians, cylinders) what is left of the bias is .6 of the correction (root mean square); the
+ * standard error has that in it, beside the sampling error.
  */
 #include "dimension_internal.h"
 
@@ -67,34 +66,24 @@ static double extrapolate(const struct readings *r)
     return low;
 }
 
-/* The sampling error of a weighted sum of the two readings, from the influence of every point on it. */
+/* The sampling error of d, from the influence that every point has on it through both readings. */
 static double sampling_error(const struct dimension_problem *problem, const struct readings *r, int64_t used,
-                             double near_weight, double far_weight, double *psi)
+                             double d, double *psi)
 {
     const struct tlaw_neighbours *graph = &problem->neighbours;
+    double step = 1e-4 * d, factor = leverage(r, d),
+           slope = (leverage(r, d + step) - leverage(r, d - step)) / (2 * step),
+           scale = 1 / (1 - (r->near - r->far) * slope);
 
     for (int64_t i = 0; i < graph->n; i++) {
         const double *distance = graph->distance + i * graph->k;
         double near = tlaw_inverse_local(distance, r->near_k), far = tlaw_inverse_local(distance, r->k);
 
         psi[i] = isnan(far) ? 0
-                            : near_weight * r->near * (1 - r->near * near) +
-                                  far_weight * r->far * (1 - r->far * far);
+                            : scale * ((1 + factor) * r->near * (1 - r->near * near) -
+                                       factor * r->far * (1 - r->far * far));
     }
     return tlaw_graph_deviation(problem, psi) / (double) used;
-}
-
-static double standard_error(const struct dimension_problem *problem, const struct readings *r, int64_t used,
-                             double d, double *psi)
-{
-    double step = 1e-4 * d, factor = leverage(r, d),
-           slope = (leverage(r, d + step) - leverage(r, d - step)) / (2 * step),
-           scale = 1 / (1 - (r->near - r->far) * slope), near_weight = scale * (1 + factor),
-           far_weight = -scale * factor, correction = d - r->near;
-    double noise = sampling_error(problem, r, used, near_weight - 1, far_weight, psi);
-    double doubt = CORRECTION_DOUBT * sqrt(fmax(0, correction * correction - 2 * noise * noise));
-
-    return hypot(sampling_error(problem, r, used, near_weight, far_weight, psi), doubt);
 }
 
 int tlaw_dimension_calibrated(const struct dimension_problem *problem, struct tlaw_dimension *result)
@@ -127,7 +116,8 @@ int tlaw_dimension_calibrated(const struct dimension_problem *problem, struct tl
     double d = extrapolate(&r);
     if (!isnan(d)) {
         result->dimension = d;
-        result->standard_error = standard_error(problem, &r, used, d, psi);
+        result->standard_error =
+            hypot(sampling_error(problem, &r, used, d, psi), CORRECTION_DOUBT * (d - r.near));
     }
     snprintf(result->message + said, sizeof result->message - said,
              "%s%sread %.4g with %d neighbours, %.4g with %d", said ? "; " : "",

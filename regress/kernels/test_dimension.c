@@ -56,7 +56,7 @@ static const struct {
 
 struct table {
     char names[MANIFOLDS][64];
-    double true_d[MANIFOLDS], answers[MANIFOLDS][COLUMNS], gride_se[MANIFOLDS][6];
+    double true_d[MANIFOLDS], answers[MANIFOLDS][COLUMNS], gride_se[MANIFOLDS][6], mean_r[MANIFOLDS][2];
     int rows;
 };
 
@@ -100,13 +100,15 @@ static struct table read_table(void)
             snprintf(se, sizeof se, "gride_se_%d", 1 << s);
             table.gride_se[row][s] = strtod(field(line, column_of(header, se)), NULL);
         }
+        table.mean_r[row][0] = strtod(field(line, column_of(header, "r1_mean")), NULL);
+        table.mean_r[row][1] = strtod(field(line, column_of(header, "r2_mean")), NULL);
     }
     fclose(file);
     return table;
 }
 
-/* The information of Gride's likelihood, for independent points, against two libraries. */
-static double plain_gride(struct tlaw_points points, int n1, double *deviation)
+/* The information of Gride's likelihood, for independent points, against two libraries; mean distances. */
+static double plain_gride(struct tlaw_points points, int n1, double *deviation, double mean_r[2])
 {
     struct tlaw_neighbours lists = {points.n, 2 * n1, malloc(sizeof(double) * (size_t) (points.n * 2 * n1)),
                                     malloc(sizeof(int32_t) * (size_t) (points.n * 2 * n1))};
@@ -114,8 +116,14 @@ static double plain_gride(struct tlaw_points points, int n1, double *deviation)
     char message[TLAW_DIMENSION_MESSAGE];
 
     tlaw_knn_plain(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll){0}, NULL, message);
-    for (int64_t i = 0; i < points.n; i++)
-        x[i] = log(lists.distance[i * lists.k + 2 * n1 - 1] / lists.distance[i * lists.k + n1 - 1]);
+    mean_r[0] = mean_r[1] = 0;
+    for (int64_t i = 0; i < points.n; i++) {
+        const double *r = lists.distance + i * lists.k;
+
+        x[i] = log(r[2 * n1 - 1] / r[n1 - 1]);
+        mean_r[0] += r[n1 - 1] / (double) points.n;
+        mean_r[1] += r[2 * n1 - 1] / (double) points.n;
+    }
     d = tlaw_gride(x, points.n, n1, 2 * n1, &information);
     *deviation = 1 / sqrt(information);
     free(lists.distance);
@@ -157,12 +165,15 @@ static void test_manifolds(void)
         ok(worst < 1e-6, "%s on 12 manifolds: \"%s\" differs by at most %.1e", columns[c].column,
            tlaw_estimator_name(columns[c].estimator), worst);
     }
-    double worst_se = 0, deviation;
+    double worst_se = 0, worst_r = 0, deviation, mean_r[2];
     for (int m = 0; m < MANIFOLDS; m++)
         for (int s = 0; s < 6; s++) {
-            plain_gride(sets[m], 1 << s, &deviation);
+            plain_gride(sets[m], 1 << s, &deviation, mean_r);
             worst_se = fmax(worst_se, fabs(deviation - table.gride_se[m][s]));
+            for (int j = 0; j < 2 && s == 0; j++)
+                worst_r = fmax(worst_r, fabs(mean_r[j] - table.mean_r[m][j]));
         }
+    ok(worst_r < 1e-6, "r1_mean and r2_mean differ by at most %.1e", worst_r);
     ok(worst_se < 1e-6, "gride_se_1 .. 32, for independent points, differ by at most %.1e", worst_se);
     for (int e = 0; e < TLAW_ESTIMATOR_COUNT; e++)
         printf("# mean absolute error over 12 manifolds, n = 1000: %-20s %.3f\n",
@@ -198,7 +209,8 @@ static void test_two_gaussians(void)
     static const double correlation[9] = {1.88925, 1.87676,  1.9144,  1.90752, 1.89357,
                                           1.87727, 1.854341, 1.83551, 1.81872};
     struct tlaw_points points = read_points("id_dadapy/2gaussians_in_2d.csv");
-    double deviation, share[2], worst = 0;
+    static const double scales[6] = {.3947, .5674, .8013, 1.1345, 1.6477, 3.5726};
+    double deviation, mean_r[2], share[2], worst = 0;
 
     if (!points.n) {
         skip("no %s/id_dadapy: set TLAW_REFERENCE", reference_folder());
@@ -211,10 +223,11 @@ static void test_two_gaussians(void)
     ok(near(estimate(points, TLAW_ESTIMATOR_TWONN_BAYES, 0).dimension, 1.872201560621762, 1e-9),
        "DADApy: TwoNN, Bayes");
     for (int s = 0; s < 6; s++) {
-        double d = plain_gride(points, 1 << s, &deviation);
+        double d = plain_gride(points, 1 << s, &deviation, mean_r);
 
         ok(near(d, gride[s], 1e-6), "Gride at n1 = %d: the exact MLE (DADApy has n - 1 for n)", 1 << s);
         ok(near(deviation, gride_se[s], 0.011 * gride_se[s]), "its deviation for independent points");
+        ok(near((mean_r[0] + mean_r[1]) / 2, scales[s], 1e-4), "its scale, printed with four digits");
     }
     double x[10], y[10];
     for (int s = 0; s < 10; s++) { /* DADApy: least squares of ln C on ln r over the first radii */
@@ -250,6 +263,8 @@ static void test_fixture(void)
     ok(near(estimate(points, TLAW_ESTIMATOR_CORRELATION, 20).dimension, 2.9309171335492548, 1e-9), "CorrInt");
     ok(estimate(points, TLAW_ESTIMATOR_PCA, 0).dimension == 5, "PCA, Fukunaga & Olsen");
     ok(near(estimate(points, TLAW_ESTIMATOR_MIND, 21).dimension, 3.696083548872364, 1e-6), "MiND_MLk");
+    ok(round(estimate(points, TLAW_ESTIMATOR_MIND, 21).dimension) == 4,
+       "MiND_MLi is the whole number next to it");
     ok(near(estimate(points, TLAW_ESTIMATOR_TWONN, 0).dimension, 4.522311661670988, 1e-9), "TwoNN");
     free((void *) points.data);
 }

@@ -107,6 +107,15 @@ SELECT isnt(b.dimension, a.dimension, 'and measured') FROM beside a, beside b WH
 SELECT is(a.dimension, m.dimension, 'the run itself reads as tlaw_run_dimension does') FROM measured m, (SELECT dimension FROM beside WHERE control IS NULL AND profile = 'n' ORDER BY n DESC LIMIT 1) a
  WHERE m.protocol = 'pooled' AND m.metric = 'euclidean' AND m.exclude_document;
 SELECT throws_like(format('SELECT tlaw_run_dimension_profile(%s, second_run => 99999)', :run), 'second_run = 99999 is not a run of yours', 'no such second run');
+-- figure 4 of the paper: four queries, as the README has them
+CREATE VIEW figure_4 AS SELECT r.n_params, r.d_model, d.*, d.layer = r.n_layer AS last_block
+    FROM tlaw_run_dimensions d JOIN tlaw_runs r USING (run_id) WHERE NOT d.untrained;
+SELECT is(array_agg(metric || ' ' || panel ORDER BY metric, panel), '{cosine d_model,cosine layer,cosine n_params,cosine position_low,cosine position_low,euclidean d_model,euclidean layer,euclidean n_params,euclidean position_low,euclidean position_low}', 'four panels')
+  FROM (SELECT 'n_params' AS panel, n_params AS x, dimension, dimension_low, dimension_high, metric FROM figure_4 WHERE protocol = 'batches' AND last_block
+        UNION ALL SELECT 'd_model', d_model, dimension, dimension_low, dimension_high, metric FROM figure_4 WHERE protocol = 'batches' AND last_block
+        UNION ALL SELECT 'layer', layer, dimension, dimension_low, dimension_high, metric FROM figure_4 WHERE protocol = 'batches' AND run_id = :run
+        UNION ALL SELECT 'position_low', position_low, dimension, dimension_low, dimension_high, metric FROM figure_4 WHERE protocol = 'position' AND run_id = :run AND last_block) t
+ WHERE x > 0 AND dimension_low < dimension AND dimension < dimension_high;
 -- plots
 SELECT ok(svg LIKE '<svg%' AND svg LIKE '%Layer (0: embeddings, 2: after the last norm)%' AND svg LIKE '%cosine%' AND svg LIKE '%euclidean, untrained%',
           'by layer, both metrics, the untrained model beside them') FROM tlaw_plot_dimension(:run) svg;
