@@ -431,6 +431,11 @@ static void read_cells(struct plot *plot, bool log_x, bool log_y)
     qsort(plot->rows, plot->n_rows, sizeof(*plot->rows), compare_rows);
 }
 
+static bool is_whole(Oid type)
+{
+    return type == INT2OID || type == INT4OID || type == INT8OID;
+}
+
 PG_FUNCTION_INFO_V1(tlaw_plot_query);
 Datum tlaw_plot_query(PG_FUNCTION_ARGS)
 {
@@ -453,6 +458,8 @@ Datum tlaw_plot_query(PG_FUNCTION_ARGS)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the query returns no rows"),
                         errdetail("It must be a SELECT.")));
     read_cells(&plot, figure.x.logarithmic, figure.y.logarithmic);
+    figure.x.whole = is_whole(SPI_gettypeid(SPI_tuptable->tupdesc, 1));
+    figure.y.whole = is_whole(SPI_gettypeid(SPI_tuptable->tupdesc, 2));
     figure.x.title =
         MemoryContextStrdup(plot.context, utf8(x_title ? x_title : SPI_fname(SPI_tuptable->tupdesc, 1)));
     figure.y.title =

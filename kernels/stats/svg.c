@@ -404,6 +404,8 @@ static void find_ranges(struct canvas *c)
         x = y = (struct range){1, 10};
     tlaw_svg_scale_span(&c->x, figure->x.logarithmic, x.low, x.high);
     tlaw_svg_scale_span(&c->y, figure->y.logarithmic, y.low, y.high);
+    c->x.whole = figure->x.whole;
+    c->y.whole = figure->y.whole;
 }
 
 /* Lays out the plot's frame: the left margin is as wide as the labels of y need. */

@@ -43,6 +43,7 @@ struct tlaw_svg_series {
 struct tlaw_svg_axis {
     const char *title;
     bool logarithmic; /* then every coordinate along it must be positive */
+    bool whole;       /* ticks at whole numbers only (on a linear axis) */
 };
 
 struct tlaw_svg_figure {

@@ -151,6 +151,8 @@ static void even_ticks(struct tlaw_svg_scale *scale, int target)
                   : raw <= 2 * unit    ? 2 * unit
                   : raw <= 5 * unit    ? 5 * unit
                                        : 10 * unit;
+    if (scale->whole)
+        step = fmax(1, step);
     double first = ceil(scale->low / step - 1e-9);
     scale->n_ticks = 0;
     for (int i = 0; i <= 2 * target + 2; i++)

@@ -14,7 +14,7 @@ struct tlaw_svg_tick {
 };
 
 struct tlaw_svg_scale {
-    bool logarithmic;
+    bool logarithmic, whole;
     double low, high; /* ends of the axis, natural units */
     double from, to;  /* their pixels */
     int n_ticks;

@@ -109,9 +109,13 @@ static bool finite_numbers(const char *text)
 
 /* ---- axes ---- */
 
-static bool labels_are(bool logarithmic, double low, double high, bool upright, const char *wanted)
+enum kind { LINEAR, LOGARITHMIC, WHOLE };
+
+static bool labels_are(enum kind kind, double low, double high, bool upright, const char *wanted)
 {
-    struct tlaw_svg_scale scale = {.from = upright ? 500 : 60, .to = upright ? 80 : 770};
+    struct tlaw_svg_scale scale = {
+        .from = upright ? 500 : 60, .to = upright ? 80 : 770, .whole = kind == WHOLE};
+    bool logarithmic = kind == LOGARITHMIC;
     char got[400] = "";
     tlaw_svg_scale_span(&scale, logarithmic, low, high);
     tlaw_svg_scale_ticks(&scale, 13);
@@ -150,10 +154,10 @@ static bool readable(const struct tlaw_svg_scale *scale, bool upright)
 static void test_axes(void)
 {
     int bad = 0;
-    labels_are(true, 2e4, 2e6, false, "20k 50k 100k 200k 500k 1M 2M");
-    labels_are(true, 1e4, 1e8, false, "10k 100k 1M 10M 100M");
-    labels_are(true, 3.2, 4.1, true, "3.2 3.4 3.6 3.8 4.0");
-    labels_are(true, 1e15, 4e15, false,
+    labels_are(LOGARITHMIC, 2e4, 2e6, false, "20k 50k 100k 200k 500k 1M 2M");
+    labels_are(LOGARITHMIC, 1e4, 1e8, false, "10k 100k 1M 10M 100M");
+    labels_are(LOGARITHMIC, 3.2, 4.1, true, "3.2 3.4 3.6 3.8 4.0");
+    labels_are(LOGARITHMIC, 1e15, 4e15, false,
                "10\1"
                "15\2 1.5×10\1"
                "15\2 2×10\1"
@@ -162,12 +166,15 @@ static void test_axes(void)
                "15\2 3.5×10\1"
                "15\2 4×10\1"
                "15\2");
-    labels_are(true, 1e-6, 1, true,
+    labels_are(LOGARITHMIC, 1e-6, 1, true,
                "10\1−6\2 10\1−5\2 10\1−4\2 10\1−3\2 10\1−2\2 10\1−1\2 10\1"
                "0\2");
-    labels_are(false, 0, 12, false, "0 2 4 6 8 10 12");
-    labels_are(false, -1, 1, true, "−1.0 −0.5 0.0 0.5 1.0");
-    labels_are(false, 5, 5, true, "4.90 4.95 5.00 5.05 5.10");
+    labels_are(LINEAR, 0, 12, false, "0 2 4 6 8 10 12");
+    labels_are(LINEAR, -1, 1, true, "−1.0 −0.5 0.0 0.5 1.0");
+    labels_are(LINEAR, 5, 5, true, "4.90 4.95 5.00 5.05 5.10");
+    labels_are(WHOLE, 0, 3, false, "0 1 2 3");
+    labels_are(WHOLE, 1, 1, false, "1");
+    labels_are(WHOLE, 0, 12, false, "0 2 4 6 8 10 12");
     for (int i = 0; i < 20000; i++) {
         bool upright = i & 1, logarithmic = i & 2;
         double size = pow(10, (uniform() - 0.5) * (i % 5 ? 30 : 500)),
@@ -271,7 +278,8 @@ static void test_marks(void)
     for (int s = 0; s < TLAW_SVG_STYLES; s++)
         series[s] = (struct tlaw_svg_series){"series", s, {points, N}, {dots, 2 * N}, {line, N}};
     series[TLAW_SVG_STYLES] = (struct tlaw_svg_series){"theory", TLAW_SVG_REFERENCE, .line = {line, N}};
-    struct tlaw_svg_figure figure = {"t", "n", {"x", true}, {"y", true}, series, TLAW_SVG_STYLES + 1};
+    struct tlaw_svg_figure figure = {
+        "t", "n", {"x", true, false}, {"y", true, false}, series, TLAW_SVG_STYLES + 1};
     char *text = draw(&figure);
     ok(well_formed(text) && finite_numbers(text), "12 series and a reference are drawn");
     ok(count(text, "class=\"point\"") == TLAW_SVG_STYLES * (N + 1),
@@ -296,7 +304,7 @@ static void test_sizes(void)
     enum { N = 1000000 };
     struct tlaw_svg_point *points = malloc(sizeof *points * N);
     struct tlaw_svg_series series = {.name = "run", .line = {points, N}};
-    struct tlaw_svg_figure figure = {"t", NULL, {"step", true}, {"loss", true}, &series, 1};
+    struct tlaw_svg_figure figure = {"t", NULL, {"step", true, false}, {"loss", true, false}, &series, 1};
     for (int i = 0; i < N; i++)
         points[i] = (struct tlaw_svg_point){i + 1, 2 + pow(i + 1, -0.3), NAN, NAN};
     char *text = draw(&figure);
