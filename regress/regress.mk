@@ -133,7 +133,7 @@ bench-knn: build/regress/bench/knn
 bench-dimension: build/regress/bench/dimension_coverage
 	@$< $(BENCH_ARGS)
 
-C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] kernels/backend/cuda/*.cu regress/*/*.[ch] \
+C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] kernels/backend/cpu/amx/*.h kernels/backend/cuda/*.cu regress/*/*.[ch] \
                      regress/cuda_shim/*.cpp)
 format:
 	clang-format -i $(C_FILES)

@@ -1,6 +1,6 @@
 /*
- * Every operation of every backend of this machine's CPU against the reference.  Argument: the largest shape, as
- * the product of its sizes, for emulated machines.
+ * Every operation of every backend of this machine's CPU against the reference.  Argument: the largest shape,
+ * as the product of its sizes, for emulated machines.
  */
 #include "operations.h"
 
