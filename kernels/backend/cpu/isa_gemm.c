@@ -185,6 +185,14 @@ static void finish_sums(const struct product *p, const struct tile *t)
         finish_rows(p, (struct epilogue){p->c_real, p->bias, p->pre, p->slope, p->accumulate}, t, columns);
 }
 
+/* Asks for the rows of A of the tile after this one. */
+static void prefetch_a(const struct tile *t)
+{
+    for (long i = 0; i < MR; i++)
+        for (long k = 0; k < t->K; k += 16)
+            __builtin_prefetch(t->a + (MR + i) * t->step + k, 0);
+}
+
 static void multiply(const struct product *p, const struct tile *t, long height)
 {
     tile_case known = t->last && t->column + NR <= p->N ? choose_case(p, height, t->transposed) : NULL;
@@ -350,6 +358,8 @@ static void multiply_block(void *arg, long i, int thread)
                 tile->resume = k > 0;
                 tile->last = k + K >= w->K;
                 tile->column = (panel0 + j) * NR;
+                if (j == 0 && w->stays && !tile->transposed)
+                    prefetch_a(tile);
                 multiply(w->p, tile, w->height);
             }
     }
