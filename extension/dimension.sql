@@ -337,7 +337,7 @@ CREATE FUNCTION @extschema@.tlaw_run_dimension_profile(run_id bigint, layer floa
 DECLARE
     run record;
     other record;
-    this int := layer;
+    this float8 := layer;
     context int;
     model record;
 BEGIN

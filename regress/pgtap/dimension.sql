@@ -107,6 +107,7 @@ SELECT isnt(b.dimension, a.dimension, 'and measured') FROM beside a, beside b WH
 SELECT is(a.dimension, m.dimension, 'the run itself reads as tlaw_run_dimension does') FROM measured m, (SELECT dimension FROM beside WHERE control IS NULL AND profile = 'n' ORDER BY n DESC LIMIT 1) a
  WHERE m.protocol = 'pooled' AND m.metric = 'euclidean' AND m.exclude_document;
 SELECT throws_like(format('SELECT tlaw_run_dimension_profile(%s, second_run => 99999)', :run), 'second_run = 99999 is not a run of yours', 'no such second run');
+SELECT throws_like(format('SELECT tlaw_run_dimension_profile(%s, 1.5)', :run), 'layer must be a whole number from 0 to 2, not 1.5', 'no such layer to profile');
 -- figure 4 of the paper: four queries, as the README has them
 CREATE VIEW figure_4 AS SELECT r.n_params, r.d_model, d.*, d.layer = r.n_layer AS last_block
     FROM tlaw_run_dimensions d JOIN tlaw_runs r USING (run_id) WHERE NOT d.untrained;
