@@ -72,15 +72,18 @@ static int allocate_segments(struct model *model)
     return model->segments ? 0 : -1;
 }
 
+static int list_parameters(struct model *model)
+{
+    model->parameters = model_parameters(&model->spec, &model->n_parameters);
+    for (int i = 0; model->parameters && i < model->n_parameters; i++)
+        model->size += model->parameters[i].size;
+    return model->parameters ? 0 : -1;
+}
+
 static int allocate_parameters(struct model *model)
 {
     real **blocks[] = {&model->weights, &model->gradients, &model->m, &model->v};
 
-    model->parameters = model_parameters(&model->spec, &model->n_parameters);
-    if (!model->parameters)
-        return -1;
-    for (int i = 0; i < model->n_parameters; i++)
-        model->size += model->parameters[i].size;
     for (int i = 0; i < (model->training ? 4 : 1); i++) {
         *blocks[i] = i == 0 ? model->backend->alloc_weights(model->device, model->size)
                             : model->backend->alloc(model->device, model->size * sizeof(real));
@@ -94,7 +97,7 @@ struct model *model_create(const struct tlaw_spec *spec, const struct backend *b
                            int batch, bool training, char *message, size_t message_size)
 {
     struct model *model;
-    size_t activations = 0;
+    size_t activations = 0, parameters = 0;
 
     if (check_spec(spec, batch, message, message_size) < 0)
         return NULL;
@@ -105,12 +108,17 @@ struct model *model_create(const struct tlaw_spec *spec, const struct backend *b
         model->device = device;
         model->batch = batch;
         model->training = training;
-        if (allocate_parameters(model) == 0 && gpt2_plan(model, &activations) == 0)
+        if (list_parameters(model) == 0 && gpt2_plan(model, &activations) == 0 &&
+            allocate_parameters(model) == 0)
             return model;
+        parameters = (training ? 4 : 1) * model->size * sizeof(real);
     }
     snprintf(message, message_size,
-             "a model of %lld layers of %lld with a batch of %d x %lld tokens does not fit in memory",
-             (long long) spec->n_layer, (long long) spec->d_model, batch, (long long) spec->context_length);
+             "a model of %lld layers of %lld with a batch of %d x %lld tokens does not fit in memory: its %s "
+             "take %zu MB, its activations %zu MB",
+             (long long) spec->n_layer, (long long) spec->d_model, batch, (long long) spec->context_length,
+             training ? "weights, gradients and moments" : "weights", (parameters >> 20) + 1,
+             (activations >> 20) + 1);
     model_free(model);
     return NULL;
 }

@@ -54,10 +54,15 @@ static void work(shim_stream *stream, size_t most)
     }
 }
 
-static void finish_all()
+/* Waits for the whole device, which nobody may while any of its streams is captured. */
+static cudaError_t finish_all()
 {
     for (shim_stream *stream : streams)
+        if (stream->captured)
+            return cudaErrorStreamCaptureUnsupported;
+    for (shim_stream *stream : streams)
         work(stream, SIZE_MAX);
+    return cudaSuccess;
 }
 
 cudaError_t shim_submit(shim_stream *stream, const task &what)
@@ -276,9 +281,8 @@ cudaError_t cudaFree(void *memory)
 {
     holding all(lock);
 
-    if (capturing)
+    if (finish_all() != cudaSuccess)
         return cudaErrorStreamCaptureUnsupported;
-    finish_all();
     if (memory) {
         munmap(mappings.at(memory).at, mappings.at(memory).size);
         mappings.erase(memory);
@@ -312,7 +316,8 @@ cudaError_t cudaFreeHost(void *memory)
 {
     holding all(lock);
 
-    finish_all();
+    if (finish_all() != cudaSuccess)
+        return cudaErrorStreamCaptureUnsupported;
     pinned.erase((char *) memory);
     free(memory);
     return cudaSuccess;

@@ -67,12 +67,15 @@ static real *in_real(struct run *run, size_t n, double scale)
 /* The table has no conversion to act; a layer norm with gamma = 0 and beta = the values is one. */
 static act *in_act(struct run *run, size_t n)
 {
-    char *at = (char *) take(run, (n + offset) * run->backend->act_size) + offset * run->backend->act_size;
-    real *beta = in_real(run, n, 1), *zeros = take(run, 2 * n * sizeof(real)),
+    enum { PIECE = 4096 }; /* a row of a layer norm; some backends have a longest */
+    size_t size = run->backend->act_size;
+    char *at = (char *) take(run, (n + offset) * size) + offset * size;
+    real *beta = in_real(run, n, 1), *zeros = take(run, 2 * PIECE * sizeof(real)),
          *moments = take(run, 2 * sizeof(real));
 
-    run->backend->layernorm_forward(run->device, at, moments, moments + 1, zeros, NULL, zeros + n, beta, 1,
-                                    (int) n);
+    for (size_t i = 0; i < n; i += PIECE)
+        run->backend->layernorm_forward(run->device, at + i * size, moments, moments + 1, zeros, NULL,
+                                        zeros + PIECE, beta + i, 1, (int) (n - i < PIECE ? n - i : PIECE));
     return at;
 }
 

@@ -3,10 +3,10 @@
  * share.
  *
  * Invariants: everything goes through the device's one stream in the order of the calls; an opened device
- * shares nothing with another, so that many, each in a thread of its own, serve as many runs; launch shapes
- * and orders of addition follow from an operation's shape alone and nothing floating is added atomically, so
- * the same call gives the same bits.  An operation cannot fail: what CUDA refuses ends the process with a
- * message, which the parent keeps.
+ * shares nothing with another but a lock, so that many, each in a thread of its own, serve as many runs;
+ * launch shapes and orders of addition follow from an operation's shape alone and nothing floating is added
+ * atomically, so the same call gives the same bits.  An operation cannot fail: what CUDA refuses ends the
+ * process with a message, which the parent keeps.
  *
  * T is the element of act: bf16 for precision bf16, float for float32.  The sources compile with nvcc, and
  * with g++ against the headers in regress/cuda_shim.
@@ -21,6 +21,7 @@ extern "C" {
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <mutex>
 
 typedef __nv_bfloat16 bf16;
 
@@ -36,6 +37,11 @@ enum scratch {
     SCRATCH_ORDER,     /* embedding */
     SCRATCH_WORKSPACE, /* cuBLASLt's */
     SCRATCH_COUNT
+};
+
+struct scratch_memory {
+    void *memory;
+    size_t size;
 };
 
 struct plan; /* a cuBLASLt product: product.cu */
@@ -61,10 +67,7 @@ struct device {
     cublasLtHandle_t products;
     struct plan *plans;
     struct weights *weights;
-    struct {
-        void *memory;
-        size_t size;
-    } scratch[SCRATCH_COUNT];
+    struct scratch_memory scratch[SCRATCH_COUNT];
     uint64_t moves; /* of scratch memory: a recording made before one is stale */
     bool recording;
     struct stage stages[STAGES];
@@ -79,6 +82,11 @@ void check(cudaError_t error, const char *what);
 extern void (*no_memory)(const char *message);
 
 /* ---- memory.cu ---- */
+/*
+ * What may wait for a whole GPU (allocation and its opposite) and the recording of a stream take turns in the
+ * process: a wait for a GPU of which some stream is being recorded fails and spoils the recording.
+ */
+extern std::mutex whole_device;
 cudaError_t memory_open(struct device *);
 void memory_close(struct device *);
 /* Device memory of at least that size, 256-byte aligned, undefined contents; a later call may move it. */

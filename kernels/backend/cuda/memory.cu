@@ -16,8 +16,12 @@
 #define SPINS          2000 /* polls before a wait sleeps between them: some milliseconds */
 #define NAP_NANOSECOND 20000
 
+std::mutex whole_device;
+
 cudaError_t memory_open(struct device *device)
 {
+    std::lock_guard<std::mutex> turn(whole_device);
+
     for (auto &stage : device->stages) {
         cudaError_t error = cudaEventCreateWithFlags(&stage.done, cudaEventDisableTiming);
 
@@ -31,6 +35,8 @@ cudaError_t memory_open(struct device *device)
 
 void memory_close(struct device *device)
 {
+    std::lock_guard<std::mutex> turn(whole_device);
+
     for (auto &buffer : device->scratch)
         cudaFree(buffer.memory); /* waits for the device */
     for (auto &stage : device->stages) {
@@ -70,31 +76,45 @@ static struct stage *next_stage(struct device *device)
 
 /* ---- scratch ---- */
 
+/* False when there is not enough; there is none then. */
+static bool regrow(struct scratch_memory *buffer, size_t bytes)
+{
+    std::lock_guard<std::mutex> turn(whole_device);
+
+    check(cudaFree(buffer->memory), "giving scratch memory back");
+    *buffer = {};
+    if (cudaMalloc(&buffer->memory, bytes) != cudaSuccess) {
+        (void) cudaGetLastError(); /* forgets it: the engine is told */
+        buffer->memory = NULL;
+        return false;
+    }
+    buffer->size = bytes;
+    return true;
+}
+
 void *scratch(struct device *device, enum scratch which, size_t bytes)
 {
-    auto &buffer = device->scratch[which];
+    struct scratch_memory *buffer = &device->scratch[which];
 
-    if (buffer.size < bytes) {
+    if (buffer->size < bytes) {
         if (device->recording)
             check(cudaErrorMemoryAllocation, "scratch that grows while operations are recorded");
-        check(cudaFree(buffer.memory), "giving scratch memory back");
-        buffer.memory = NULL;
         device->moves++;
-        if (cudaMalloc(&buffer.memory, bytes) != cudaSuccess) {
+        if (!regrow(buffer, bytes)) {
             char message[100];
 
             snprintf(message, sizeof message, "out of memory: %zu bytes of scratch on the GPU", bytes);
-            no_memory(message);
+            no_memory(message); /* may leave by longjmp: no lock is held here */
         }
-        buffer.size = bytes;
     }
-    return buffer.memory;
+    return buffer->memory;
 }
 
 /* ---- memory ---- */
 
 void *alloc(struct device *device, size_t bytes)
 {
+    std::lock_guard<std::mutex> turn(whole_device);
     void *memory = NULL;
 
     if (cudaMalloc(&memory, bytes ? bytes : 1) != cudaSuccess) {
@@ -149,6 +169,7 @@ bf16 *weights_copy(struct device *device, const real *w)
 void free_memory(struct device *device, void *memory)
 {
     struct weights **link = find_weights(device, memory), *block = *link;
+    std::lock_guard<std::mutex> turn(whole_device);
 
     if (block) {
         *link = block->next;

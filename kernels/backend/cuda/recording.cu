@@ -16,6 +16,7 @@ struct recording {
 
 static void capture(struct device *device, struct recording *recording, void (*body)(void *arg), void *arg)
 {
+    std::lock_guard<std::mutex> turn(whole_device);
     cudaGraph_t graph;
 
     if (recording->graph)
