@@ -40,7 +40,6 @@ struct run {
     double validate_seconds; /* of the last validation */
     double loss;             /* of the last step */
     double saved;            /* engine_now() of the last checkpoint */
-    bool ended;              /* within an evaluation, which has to stop first */
     const char *phase;
 };
 
@@ -73,21 +72,13 @@ static void report_progress(struct run *r)
     engine_progress(r->e, &progress);
 }
 
-static void poll_and_report(void *arg)
+static int poll_run(void *arg)
 {
     struct run *r = arg;
 
     engine_poll(r->e);
     report_progress(r);
-}
-
-/* Between batches of an evaluation, which stops and gives its memory back where the run is to end. */
-static int poll_run(void *arg)
-{
-    struct run *r = arg;
-
-    r->ended = engine_attempt(r->e, poll_and_report, r) != 0;
-    return r->ended ? -1 : 0;
+    return 0;
 }
 
 /* ---- resume state ---- */
@@ -171,8 +162,6 @@ static void validate(struct run *r, double grad_norm)
 
     r->phase = "validate";
     loss.val_loss = trainer_validate(r->trainer, poll_run, r);
-    if (r->ended)
-        engine_end(r->e, 0);
     r->phase = "train";
     r->validate_seconds = engine_now() - begin;
     t->eval_seconds += r->validate_seconds;
@@ -264,11 +253,8 @@ static void score_test(struct run *r, struct tlaw_result_message *result)
         engine_alloc(r->e, (size_t) d.count * sizeof *records, "the losses of the test documents");
     if (evaluate_documents(trainer_model(r->trainer), &r->spec, (int) r->spec.micro_batch, d.tokens,
                            d.documents, d.count, (int32_t) r->e->corpus.header->end_of_text, records, &test,
-                           poll_run, r) &&
-        !r->ended)
+                           poll_run, r))
         engine_fail(r->e, "memory", "no memory to score %" PRId64 " test documents", d.count);
-    if (r->ended)
-        engine_end(r->e, 0);
     engine_send_document_losses(r->e, records, d.count);
     free_block(r->e);
     engine_free_documents(&d);

@@ -16,17 +16,18 @@ int evaluate_stream(struct model *model, const struct tlaw_spec *spec, int batch
                     void *sink_arg, int (*poll)(void *), void *arg)
 {
     int64_t T = spec->context_length, most = batch * T;
-    int32_t *inputs = malloc(most * sizeof *inputs), *targets = malloc(most * sizeof *targets);
-    real *losses = malloc(most * sizeof *losses);
-    int result = inputs && targets && losses ? 0 : -1;
+    real *losses = model_host_memory(model, most * (sizeof *losses + 2 * sizeof(int32_t)));
+    int32_t *inputs, *targets;
 
-    for (int64_t start = 0; start < n && result == 0; start += most) {
+    if (!losses)
+        return -1;
+    inputs = (int32_t *) (losses + most);
+    targets = inputs + most;
+    for (int64_t start = 0; start < n; start += most) {
         int64_t count = n - start < most ? n - start : most, windows = (count + T - 1) / T;
 
-        if (poll && poll(arg)) {
-            result = -1;
-            break;
-        }
+        if (poll && poll(arg))
+            return -1;
         for (int64_t i = 0; i < windows * T; i++) {
             inputs[i] = i >= count ? end_of_text : start + i ? stream[start + i - 1] : end_of_text;
             targets[i] = i >= count ? -1 : stream[start + i];
@@ -34,10 +35,7 @@ int evaluate_stream(struct model *model, const struct tlaw_spec *spec, int batch
         model_forward(model, inputs, targets, (int) windows, (int) T, losses);
         sink(sink_arg, losses, (int) count);
     }
-    free(inputs);
-    free(targets);
-    free(losses);
-    return result;
+    return 0;
 }
 
 struct cursor {

@@ -63,6 +63,7 @@ struct model {
         struct update *update;
         int32_t *tokens, *targets;
     } inbox;
+    void *host_memory;                  /* of model_host_memory */
     int64_t micro_batches;              /* of this step so far */
     struct recording *recordings[2][2]; /* a micro-batch: the first of its step? the last? */
 };

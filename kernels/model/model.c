@@ -139,7 +139,15 @@ void model_free(struct model *model)
     free(model->tensors);
     free(model->activations.blocks);
     free(model->inbox.memory);
+    free(model->host_memory);
     free(model);
+}
+
+void *model_host_memory(struct model *model, size_t bytes)
+{
+    free(model->host_memory);
+    model->host_memory = malloc(bytes);
+    return model->host_memory;
 }
 
 size_t model_size(const struct model *model)

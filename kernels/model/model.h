@@ -31,6 +31,11 @@ struct parameter *model_parameters(const struct tlaw_spec *spec, int *count);
 struct model *model_create(const struct tlaw_spec *spec, const struct backend *backend, struct device *device,
                            int batch, bool training, char *message, size_t message_size);
 void model_free(struct model *);
+/*
+ * Host memory of that size for whoever works with the model, until the next call; NULL when short.  It is the
+ * model's, so that nothing is lost where an operation that finds no memory does not return.
+ */
+void *model_host_memory(struct model *, size_t bytes);
 size_t model_size(const struct model *); /* parameters */
 void model_init(struct model *);         /* random weights of spec.seed */
 void model_get(struct model *, real *parameters);

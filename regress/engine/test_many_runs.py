@@ -1,6 +1,7 @@
 """Many runs in one engine, on the CUDA backend compiled for the host: bits, ends of single runs, what is given back."""
 
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -183,6 +184,29 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
+def test_memory(command, tokens):
+    """Too little memory beside another run, wherever it is met, ends that run and gives back what it had."""
+    ends = set()
+    with serve(command) as host:
+        long = ServedRun(host, tokens, gpu(steps=10**6))
+        long.wait_for("PROGRESS")
+        ServedRun(host, tokens, gpu(steps=1, warmup_steps=0)).take_all()
+        wait_until(lambda: held(host.pid)[1] == 2)
+        before = held(host.pid)[0]
+        with open("/proc/%d/status" % host.pid) as status:
+            used = next(int(line.split()[1]) for line in status if line.startswith("VmData")) << 10
+        for megabytes in (1, 2, 4, 6, 8, 10, 12):
+            limit = used + (megabytes << 20)
+            resource.prlimit(host.pid, resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+            got = failure(ServedRun(host, tokens, gpu(d_model=128, n_layer=2, context_length=16, steps=2, eval_points=2)))
+            ends.add(got.split(":")[0])
+            wait_until(lambda: held(host.pid)[1] == 2)
+        ok(ends in ({"memory"}, {"memory", "no error"}), "too little memory beside another: %s" % ends)
+        ok(held(host.pid)[0] <= before + 1, "nothing is left: %d mappings, %d before" % (held(host.pid)[0], before))
+        long.wait_for("PROGRESS")
+        ok(long.channel.leave() == 0, "the other is unharmed")
+
+
 def test_process(command, tokens):
     """What ends the engine as a whole."""
     for what, ended in (
@@ -232,6 +256,7 @@ def main():
         specs, singly = test_bits(command, tokens)
         test_ends(command, tokens, specs, singly)
         test_nothing_is_left(command, tokens)
+        test_memory(command, tokens)
         test_process(command, tokens)
     print("1..%d" % test_engine.checks)
     return test_engine.failures > 0

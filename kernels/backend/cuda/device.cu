@@ -2,6 +2,7 @@
 #include "cuda.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,8 @@ void check(cudaError_t error, const char *what)
     if (error == cudaSuccess)
         return;
     fprintf(stderr, "CUDA: %s: %s\n", what, cudaGetErrorString(error));
-    exit(EXIT_FAILURE);
+    fflush(stdout);
+    _Exit(EXIT_FAILURE); /* other threads may be at work: no destructors of the driver's */
 }
 
 void (*no_memory)(const char *message);
@@ -137,6 +139,8 @@ template <int ordinal> static struct device *open_device(int threads, char *mess
         snprintf(message, message_size, "cuda:%d: %s", ordinal, cudaGetErrorString(error));
     if (device)
         close_device(device);
+    if (error == cudaErrorMemoryAllocation)
+        errno = ENOMEM;
     return NULL;
 }
 

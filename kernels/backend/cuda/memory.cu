@@ -119,6 +119,7 @@ void *alloc(struct device *device, size_t bytes)
 
     if (cudaMalloc(&memory, bytes ? bytes : 1) != cudaSuccess) {
         (void) cudaGetLastError(); /* forgets it: the caller is told */
+        errno = ENOMEM;
         return NULL;
     }
     check(cudaMemsetAsync(memory, 0, bytes, device->stream), "clearing memory");

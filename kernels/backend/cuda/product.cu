@@ -36,7 +36,8 @@ static void check_product(cublasStatus_t status, const char *what)
     if (status == CUBLAS_STATUS_SUCCESS)
         return;
     fprintf(stderr, "cuBLASLt: %s: %s\n", what, cublasLtGetStatusString(status));
-    exit(EXIT_FAILURE);
+    fflush(stdout);
+    _Exit(EXIT_FAILURE); /* as check does */
 }
 
 /* ---- plans: a shape's description and algorithm ---- */
