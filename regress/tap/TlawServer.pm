@@ -25,7 +25,7 @@ sub slurp {
 # The value of a condition once it is true; '' when it has not become true after so many seconds.
 sub wait_for {
     my ($condition, $seconds) = @_;
-    my $until = time + ($seconds // 30);
+    my $until = time + ($seconds // 60);
     my $value;
     until ($value = $condition->()) {
         return '' if time > $until;
