@@ -66,7 +66,7 @@ extern double law_flops(const struct law_source *source, enum tlaw_form form, co
 
 /* ---- arguments ---- */
 
-extern char *law_text_argument(FunctionCallInfo fcinfo, int i); /* NULL for NULL */
+extern char *law_text_argument(FunctionCallInfo fcinfo, int i);                  /* NULL for NULL */
 extern enum tlaw_form law_form_argument(const char *argument, const char *name); /* error lists the forms */
 /* Forms of a text[] argument; for NULL the two power laws, or where a source is given all whose variables it
  * has. */

@@ -117,8 +117,8 @@ void _PG_init(void)
                             "Only deaths without a new checkpoint in between count.", &tlaw_max_attempts, 3,
                             1, 1000, PGC_SIGHUP, 0, NULL, NULL, NULL);
     DefineCustomIntVariable("tlaw.gpu_runs", "Most runs that one engine trains at once on a GPU.",
-                            "Fewer, where their estimates add up to more than its memory.", &tlaw_gpu_runs, 16, 1,
-                            TLAW_GPU_RUNS_MOST, PGC_SIGHUP, 0, NULL, NULL, NULL);
+                            "Fewer, where their estimates add up to more than its memory.", &tlaw_gpu_runs,
+                            16, 1, TLAW_GPU_RUNS_MOST, PGC_SIGHUP, 0, NULL, NULL, NULL);
     DefineCustomStringVariable(
         "tlaw.device", "Device of runs that name none, and of exact neighbours: auto, cpu, cuda or cuda:N.",
         NULL, &tlaw_device, "auto", PGC_USERSET, 0, check_device, NULL, NULL);

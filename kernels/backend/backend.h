@@ -59,7 +59,8 @@ struct backend {
     void (*close)(struct device *);
     void (*set_threads)(struct device *, int threads);
 
-    void *(*alloc)(struct device *, size_t bytes); /* 64-byte aligned, zeroed; NULL and ENOMEM when it does not fit */
+    void *(*alloc)(struct device *,
+                   size_t bytes); /* 64-byte aligned, zeroed; NULL and ENOMEM when it does not fit */
     /*
      * As alloc, for n weights that only upload and adamw change: a backend may keep them as products want
      * them.

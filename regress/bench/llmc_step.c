@@ -1,6 +1,7 @@
 /*
- * The same training step in llm.c (Karpathy's train_gpt2.c, float32, OpenMP), for bench.py: reads seconds, prints
- * tokens/s, until end of file.  Compiled with -DTESTING and the path of llm.c's folder; its step has no clipping.
+ * The same training step in llm.c (Karpathy's train_gpt2.c, float32, OpenMP), for bench.py: reads seconds,
+ * prints tokens/s, until end of file.  Compiled with -DTESTING and the path of llm.c's folder; its step has
+ * no clipping.
  *
  * llmc_step L D_MODEL HEADS T B V
  */
