@@ -439,11 +439,18 @@ static void settle(struct work *work, enum outcome outcome)
 
 /* ---- a run ---- */
 
+/* Memory of the host that the engine is held to; 0: a GPU's, which refuses what does not fit on its device.
+ */
+static int64 host_memory(const struct work *work)
+{
+    return strcmp(work->claim.spec.device, "cpu") == 0 ? (int64) tlaw_max_run_memory << 20 : 0;
+}
+
 /* An engine of its own, or a channel into the one that serves many. */
 static struct engine *open_engine(struct work *work, int tokens_fd)
 {
     if (work->host == NULL)
-        return engine_start(tokens_fd, -1, (int64) tlaw_max_run_memory << 20);
+        return engine_start(tokens_fd, -1, host_memory(work));
     return engine_open_run(*work->host, tokens_fd);
 }
 
@@ -487,7 +494,7 @@ static enum outcome start(struct work *work)
     train.spec = work->claim.spec;
     train.run_id = work->claim.run_id;
     train.threads = work->threads;
-    train.memory_limit = (int64) tlaw_max_run_memory << 20;
+    train.memory_limit = host_memory(work);
     train.checkpoint_seconds = tlaw_checkpoint_seconds;
     train.resume_bytes = bytes;
     engine_send(work->engine, TLAW_TRAIN, &train);
@@ -508,8 +515,7 @@ static enum outcome take_error(struct work *work, const struct tlaw_error_messag
 {
     struct tlaw_error_message error = *message;
     enum outcome outcome = beat(work);
-    bool crowded = strcmp(error.code, "memory") == 0 && engine_runs(work->engine) > 1 &&
-                   tlaw_spec_memory(&work->claim.spec) <= (int64) tlaw_max_run_memory << 20;
+    bool crowded = strcmp(error.code, "memory") == 0 && engine_runs(work->engine) > 1;
 
     if (outcome != OUTCOME_NONE)
         return outcome;

@@ -223,6 +223,17 @@ void device_resolve(struct tlaw_spec *spec)
         strlcpy(spec->precision, device->precision, TLAW_NAME_SIZE);
 }
 
+int64 device_memory(const char *device)
+{
+    int i;
+
+    for (i = 0; i < device_count; i++) {
+        if (!is_cpu(device) && strcmp(devices[i].device, device) == 0)
+            return devices[i].memory;
+    }
+    return (int64) tlaw_max_run_memory << 20;
+}
+
 void device_resolve_use(struct tlaw_spec *spec)
 {
     const char *isa = forced_isa();

@@ -17,6 +17,9 @@ extern bool device_check_isa(char **value, void **extra, GucSource source);
  */
 extern void device_resolve(struct tlaw_spec *spec);
 
+/* Bytes that a run on that device of this machine may take: of a GPU its memory, else tlaw.max_run_memory. */
+extern int64 device_memory(const char *device);
+
 /*
  * For the use of a trained model on the CPU: where tlaw.cpu_isa names an instruction set, that one takes the
  * place of the one that the run was trained with, in its precision if it has that.

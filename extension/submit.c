@@ -182,9 +182,18 @@ static double tokens_seen(const struct tlaw_spec *spec)
     return (double) spec->steps * (double) spec->batch_size * (double) spec->context_length;
 }
 
+/* The memory of the run's device, named. */
+static char *memory_limit(const struct tlaw_spec *spec)
+{
+    int limit = (int) (device_memory(spec->device) >> 20);
+
+    return strcmp(spec->device, "cpu") == 0 ? psprintf("tlaw.max_run_memory is %d MB", limit)
+                                            : psprintf("%s has %d MB", spec->device, limit);
+}
+
 static bool fits(const struct tlaw_spec *spec)
 {
-    return tlaw_spec_memory(spec) <= (int64) tlaw_max_run_memory << 20;
+    return tlaw_spec_memory(spec) <= device_memory(spec->device);
 }
 
 static void check_memory(const struct tlaw_spec *spec)
@@ -192,8 +201,8 @@ static void check_memory(const struct tlaw_spec *spec)
     if (!fits(spec))
         ereport(ERROR,
                 (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                 errmsg("the run needs " INT64_FORMAT " MB of memory, and tlaw.max_run_memory is %d MB",
-                        (tlaw_spec_memory(spec) >> 20) + 1, tlaw_max_run_memory),
+                 errmsg("the run needs " INT64_FORMAT " MB of memory, and %s",
+                        (tlaw_spec_memory(spec) >> 20) + 1, memory_limit(spec)),
                  errhint("A smaller batch_size, context_length, d_model or n_layer needs less, and so does"
                          " recompute => true.")));
 }
@@ -410,8 +419,8 @@ Datum tlaw_estimate(PG_FUNCTION_ARGS)
     } else {
         nulls[i] = true;
         ereport(NOTICE,
-                (errmsg("tlaw_train would refuse this run: it needs more than tlaw.max_run_memory = %d MB",
-                        tlaw_max_run_memory)));
+                (errmsg("tlaw_train would refuse this run: it needs " INT64_FORMAT " MB of memory, and %s",
+                        (tlaw_spec_memory(&s.spec) >> 20) + 1, memory_limit(&s.spec))));
     }
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
 }

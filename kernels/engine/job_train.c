@@ -316,6 +316,19 @@ static void limit_memory(struct engine *e, const struct tlaw_spec *spec, int64_t
         engine_fail(e, "internal", "cannot set RLIMIT_DATA to %" PRId64 ": %s", limit, strerror(errno));
 }
 
+/* What does not fit beside what the GPU holds already is refused before anything is computed. */
+static void check_gpu_memory(struct engine *e, const struct tlaw_spec *spec)
+{
+    int64_t needed = tlaw_spec_memory(spec), left;
+
+    if (strncmp(spec->device, "cuda:", 5) != 0)
+        return;
+    left = backend_gpu_memory(spec->device);
+    if (needed > left)
+        engine_fail(e, "memory", "the run needs %" PRId64 " MB on %s, where %" PRId64 " MB are free",
+                    needed >> 20, spec->device, left >> 20);
+}
+
 void job_train(struct engine *e, const union tlaw_any_message *request)
 {
     const struct tlaw_train_message *m = &request->train;
@@ -337,6 +350,7 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
     if (m->resume_bytes != 0)
         e->block = engine_receive_chunks(e, m->resume_bytes, "resume_bytes");
     engine_open_device(e, &m->spec, m->threads);
+    check_gpu_memory(e, &m->spec);
     r.flops_per_thread = engine_matrix_flops(e, PROBE_SECONDS) / e->threads;
     errno = 0;
     r.trainer = e->trainer =

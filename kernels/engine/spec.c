@@ -65,11 +65,34 @@ static int64_t activation_bytes(const struct tlaw_spec *s)
 }
 
 /*
- * Weights, gradients, two moments and the best weights; the state once more, twice, while a checkpoint is
- * made and sent; activations; a bounded block of logits; the training subset; 64 MiB for the program itself.
+ * On a GPU, of its memory: weights, gradients and two moments, with either a bf16 copy of the weights or
+ * scratch for one that is not aligned; the activations that gpt2.c plans, `act` bytes each or 4, and the
+ * results of a product that needs finishing; a block of at most 512 MiB of logits and their gradients; 64 MiB
+ * for cuBLASLt, sums over rows and the recording of a step.
+ */
+static int64_t gpu_memory(const struct tlaw_spec *s)
+{
+    int64_t act = strcmp(s->precision, "bf16") == 0 ? 2 : 4, C = s->d_model;
+    int64_t rows = s->micro_batch * s->context_length, logits = rows * s->vocab_size, most = 512 / 4 << 20;
+    int64_t weights = (4 * 4 + act) * tlaw_spec_params(s);
+    int64_t layer = (8 + 14 * act) * C + 4 * s->n_head + 16, rest = (12 + 6 * act) * C + 32;
+    int64_t finishing = (4 + 2 * act) * 4 * C;
+    int64_t layers = s->recompute ? layer + 4 * C * (s->n_layer + 1) : s->n_layer * layer;
+
+    return weights + rows * (layers + rest + finishing) + (logits < most ? logits : most) * (4 + act) +
+           ((int64_t) 64 << 20);
+}
+
+/*
+ * On a CPU: weights, gradients, two moments and the best weights; the state once more, twice, while a
+ * checkpoint is made and sent; activations; a bounded block of logits; the training subset; 64 MiB for the
+ * program itself.
  */
 int64_t tlaw_spec_memory(const struct tlaw_spec *s)
 {
+    if (strncmp(s->device, "cuda", 4) == 0)
+        return gpu_memory(s);
+
     int64_t rows = s->micro_batch * s->context_length;
     int64_t weights = 5 * 4 * tlaw_spec_params(s);
     int64_t state = 2 * 4 * 4 * tlaw_spec_params(s);

@@ -71,6 +71,7 @@ int64_t tlaw_spec_params(const struct tlaw_spec *spec); /* all weights, tied hea
 int64_t tlaw_spec_params_non_embedding(const struct tlaw_spec *spec); /* without token and position tables */
 double tlaw_spec_flops_per_token(const struct tlaw_spec *spec); /* training: 6 (12 L d^2 + V d) + 6 L d T */
 double tlaw_spec_flops(const struct tlaw_spec *spec);           /* of the whole run's training steps */
-int64_t tlaw_spec_memory(const struct tlaw_spec *spec);         /* peak bytes of an engine that trains it */
+/* Peak bytes of an engine that trains it; on a GPU, of that GPU's memory. */
+int64_t tlaw_spec_memory(const struct tlaw_spec *spec);
 
 #endif

@@ -68,6 +68,42 @@ static void check_run(const struct backend *backend)
     reference_backend.close(reference_device);
 }
 
+/* What a model and a step of it take of the device's memory is what tlaw_spec_memory says, or less. */
+static void check_memory(const struct backend *backend, int width, int heads, int B, int V)
+{
+    enum { T = 16 };
+    struct tlaw_spec spec = {.arch = "gpt2",
+                             .device = "cuda:0",
+                             .n_layer = 2,
+                             .n_head = heads,
+                             .d_model = width,
+                             .context_length = T,
+                             .vocab_size = V,
+                             .batch_size = B,
+                             .micro_batch = B,
+                             .bias = 1,
+                             .grad_clip = 1};
+    char message[200];
+    struct device *device = backend->open(1, message, sizeof message);
+    int64_t before = backend_gpu_memory("cuda:0"), used, estimate;
+    struct model *model = model_create(&spec, backend, device, B, true, message, sizeof message);
+    int32_t *tokens = calloc((size_t) B * T, sizeof *tokens);
+
+    snprintf(spec.precision, sizeof spec.precision, "%s", backend->precision);
+    estimate = tlaw_spec_memory(&spec);
+    model_init(model);
+    model_step_begin(model, 1, 0.01);
+    model_step_add(model, tokens, tokens);
+    model_step_end(model);
+    used = before - backend_gpu_memory("cuda:0");
+    ok(used <= estimate && used > estimate - (100 << 20),
+       "%s: a step of width %d takes %.1f MiB of the device's memory, the estimate is %.1f",
+       backend->precision, width, (double) used / (1 << 20), (double) estimate / (1 << 20));
+    free(tokens);
+    model_free(model);
+    backend->close(device);
+}
+
 /* What is not there is refused with the reason. */
 static void check_refusals(const char *isa)
 {
@@ -95,6 +131,8 @@ int main(void)
         return tap_end();
     check_refusals(devices[0].isa);
     most_threads = 2; /* they mean nothing here: the call is made twice */
+    if (strncmp(devices[0].name, "host ", 5) == 0)
+        largest_shape = 5000000; /* this machine's processor as a device is slow */
     for (int precision = 0; precision < 2; precision++) {
         const struct backend *backend =
             backend_find("cuda:0", devices[0].isa, precision ? "bf16" : "float32", message, sizeof message);
@@ -104,6 +142,8 @@ int main(void)
         for (offset = 1; offset <= 8; offset += precision ? 7 : 8) /* 8 elements of bf16 are 16 bytes */
             check_backend(backend);
         check_run(backend);
+        check_memory(backend, 64, 2, 4, 1000);
+        check_memory(backend, 35, 5, 3, 101);
         check_steps(backend);
         check_devices_at_once(backend);
     }
