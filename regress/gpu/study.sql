@@ -28,8 +28,8 @@ SELECT CASE WHEN count(*) > 0 THEN 'ok' ELSE 'not ok' END || ' 3 - ' || count(*)
   FROM tlaw_fit('gpu', x => 'train_tokens');
 CREATE TABLE points AS SELECT array_agg(sin(i * 0.021 * (1 + j % 9))::real ORDER BY j) AS x
   FROM generate_series(1, 300) i, generate_series(1, 11264) j GROUP BY i;
-SELECT md5(d::text) AS on_gpu FROM tlaw_dimension('points', 'x', k => 7) d \gset
+SELECT md5(d::text) AS on_gpu FROM tlaw_dimension('points', 'x', estimator => 'mackay', k => 10) d \gset
 SET tlaw.device = 'cpu';
 SELECT CASE WHEN md5(d::text) = :'on_gpu' THEN 'ok' ELSE 'not ok' END || ' 4 - a dimension of ' || round(dimension::numeric, 3) || ' on both devices'
-  FROM tlaw_dimension('points', 'x', k => 7) d;
+  FROM tlaw_dimension('points', 'x', estimator => 'mackay', k => 10) d;
 SELECT '1..4';

@@ -45,7 +45,7 @@ $server->sql(q{CREATE TABLE p AS SELECT array_agg(sin(i * 0.021 * (1 + j % 9))::
     FROM generate_series(1, 300) i, generate_series(1, 11264) j GROUP BY i});
 sub dimension {
     my ($device) = @_;
-    return $server->sql([ "SET tlaw.device = '$device'", 'SET client_min_messages = warning', q{SELECT d FROM tlaw_dimension('p', 'x', k => 7) d} ]);
+    return $server->sql([ "SET tlaw.device = '$device'", 'SET client_min_messages = warning', q{SELECT d FROM tlaw_dimension('p', 'x', estimator => 'mackay', k => 10) d} ]);
 }
 my $expected = dimension('cpu');
 like($expected, qr/^\(,1\.\d+,/, "a dimension: $expected");
