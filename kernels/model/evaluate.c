@@ -21,7 +21,7 @@ int evaluate_stream(struct model *model, const struct tlaw_spec *spec, int batch
 
     if (!losses)
         return -1;
-    inputs = (int32_t *) (losses + most);
+    inputs = (int32_t *) (void *) (losses + most);
     targets = inputs + most;
     for (int64_t start = 0; start < n; start += most) {
         int64_t count = n - start < most ? n - start : most, windows = (count + T - 1) / T;
