@@ -62,10 +62,18 @@ static void softmax_unit(void *arg, long unit, int thread)
     }
 }
 
+/* Floats from row to row: whole lines, and never all rows on the same places of the caches. */
+static long row_length(long V)
+{
+    long ld = round_up(V, 16);
+
+    return ld % 256 == 0 ? ld + 16 : ld;
+}
+
 void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real *dwte, const act *x,
                              const real *wte, const int32_t *targets, double scale, int rows, int C, int V)
 {
-    long ld = (V + 15L) / 16 * 16, block = LOGITS / V > 256 ? LOGITS / V : 256;
+    long ld = row_length(V), block = LOGITS / V > 256 ? LOGITS / V : 256;
     float *logits;
 
     block = block < rows ? block : rows;
