@@ -1,6 +1,6 @@
 /*
- * Point sets for tests of the intrinsic dimension: sets of known dimension, and the reference folder's
- * tables.
+ * Point sets for tests of the intrinsic dimension and of neighbours: sets of known dimension, noise, and the
+ * reference folder's tables.
  */
 #ifndef TLAW_POINTS_H
 #define TLAW_POINTS_H
@@ -81,6 +81,52 @@ static inline struct tlaw_points make_shape(enum shape shape, int64_t n, int d, 
             row[c] /= sqrt(length2);
     }
     return (struct tlaw_points){n, width, 8, data, NULL};
+}
+
+/* Room for k neighbours of each of n points. */
+static inline struct tlaw_neighbours lists_of(int64_t n, int k)
+{
+    return (struct tlaw_neighbours){n, k, malloc(sizeof(double) * (size_t) (n * k)),
+                                    malloc(sizeof(int32_t) * (size_t) (n * k))};
+}
+
+static inline void free_lists(struct tlaw_neighbours *lists)
+{
+    free(lists->distance);
+    free(lists->index);
+}
+
+/* rank latent normal coordinates mixed into width ones, as floats, with an offset */
+static inline struct tlaw_points mixed(int64_t n, int width, int rank, double offset, uint64_t *state)
+{
+    float *data = malloc(sizeof *data * (size_t) (n * width));
+    double *mix = malloc(sizeof *mix * (size_t) (rank * width)), latent[64];
+
+    for (int i = 0; i < rank * width; i++)
+        mix[i] = tlaw_random_normal(state);
+    for (int64_t i = 0; i < n; i++) {
+        for (int r = 0; r < rank; r++)
+            latent[r] = tlaw_random_normal(state);
+        for (int c = 0; c < width; c++) {
+            double sum = offset;
+
+            for (int r = 0; r < rank; r++)
+                sum += latent[r] * mix[r * width + c];
+            data[i * width + c] = (float) sum;
+        }
+    }
+    free(mix);
+    return (struct tlaw_points){n, width, 4, data, NULL};
+}
+
+/* Independent normal coordinates, as floats. */
+static inline struct tlaw_points noise(int64_t n, int width, uint64_t *state)
+{
+    float *data = malloc(sizeof *data * (size_t) (n * width));
+
+    for (int64_t i = 0; i < n * width; i++)
+        data[i] = (float) tlaw_random_normal(state);
+    return (struct tlaw_points){n, width, 4, data, NULL};
 }
 
 #endif

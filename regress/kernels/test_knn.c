@@ -6,18 +6,6 @@
 
 static const char *const isas[] = {"portable", "avx2", "avx512"};
 
-static struct tlaw_neighbours lists_of(int64_t n, int k)
-{
-    return (struct tlaw_neighbours){n, k, malloc(sizeof(double) * (size_t) (n * k)),
-                                    malloc(sizeof(int32_t) * (size_t) (n * k))};
-}
-
-static void free_lists(struct tlaw_neighbours *lists)
-{
-    free(lists->distance);
-    free(lists->index);
-}
-
 /* Compares with the plain search on every instruction set and on 1, 2 and 3 threads. */
 static void check(const char *what, const struct tlaw_points *points, enum tlaw_metric metric,
                   const int32_t *group, int k)
@@ -52,38 +40,6 @@ static void check(const char *what, const struct tlaw_points *points, enum tlaw_
     }
     free_lists(&expected);
     free_lists(&got);
-}
-
-/* rank latent normal coordinates mixed into width ones, as floats, with an offset */
-static struct tlaw_points mixed(int64_t n, int width, int rank, double offset, uint64_t *state)
-{
-    float *data = malloc(sizeof *data * (size_t) (n * width));
-    double *mix = malloc(sizeof *mix * (size_t) (rank * width)), latent[64];
-
-    for (int i = 0; i < rank * width; i++)
-        mix[i] = tlaw_random_normal(state);
-    for (int64_t i = 0; i < n; i++) {
-        for (int r = 0; r < rank; r++)
-            latent[r] = tlaw_random_normal(state);
-        for (int c = 0; c < width; c++) {
-            double sum = offset;
-
-            for (int r = 0; r < rank; r++)
-                sum += latent[r] * mix[r * width + c];
-            data[i * width + c] = (float) sum;
-        }
-    }
-    free(mix);
-    return (struct tlaw_points){n, width, 4, data, NULL};
-}
-
-static struct tlaw_points noise(int64_t n, int width, uint64_t *state)
-{
-    float *data = malloc(sizeof *data * (size_t) (n * width));
-
-    for (int64_t i = 0; i < n * width; i++)
-        data[i] = (float) tlaw_random_normal(state);
-    return (struct tlaw_points){n, width, 4, data, NULL};
 }
 
 static void test_sets(void)

@@ -12,6 +12,7 @@
  * K = 384; so 60 to 70 % of the roof.  Never measured: no machine with AMX was at hand.
  */
 #include "isa_amx.h"
+#include "isa_gemm.h"
 
 #define MOST_ROWS    32
 #define KC           256 /* cells of a packed block of A: 32 KB beside as much of B */
@@ -23,7 +24,8 @@ struct blocked {
     struct device *device;
     cell *packed; /* B: panel j at packed + j * K * NR */
     long K;       /* in cells, whole tiles */
-    long panels, tiles, panels_a_unit, row_blocks;
+    long panels;
+    struct cut cut;
 };
 
 /* ---- packing ---- */
@@ -45,32 +47,18 @@ static void pack_a(const struct product *p, cell *to, long row, long k0, long K)
         }
 }
 
-static void pack_b(void *arg, long panel, int thread)
+static void pack_panel(void *arg, long panel, int thread)
 {
     const struct blocked *w = arg;
-    const struct product *p = w->p;
-    long column = panel * NR, n = least(p->N - column, NR), K = steps(p->K);
+    long K = steps(w->p->K);
     cell *to = w->packed + panel * w->K * NR;
-    const void *from = element(p->b.at, p->b.real, column * p->b.col);
-    vf sums[2] = {{0}};
 
     (void) thread;
-    if (p->b.col == 1)
-        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K, p->column_sums ? sums : NULL);
-    else
-        for (long v = 0; v < NR; v += VW)
-            pack_transposed(to + v, NR, element(from, p->b.real, v * p->b.col), p->b.real, p->b.col, n - v,
-                            p->K);
+    pack_b(w->p, to, panel);
     memset(to + K * NR, 0, (size_t) ((w->K - K) * NR) * sizeof *to);
-    for (long v = 0; p->column_sums && v < n; v += VW)
-        store_n(p->column_sums + column + v, load_n(p->column_sums + column + v, n - v) + sums[v / VW],
-                n - v);
 }
 
 /* ---- what becomes of the sums ---- */
-struct epilogue {
-    bool c_real, bias, pre, slope, accumulate;
-};
 
 inline_always void finish_rows(const struct product *p, struct epilogue e, const float *sums, long row,
                                long column, long columns)
@@ -80,24 +68,13 @@ inline_always void finish_rows(const struct product *p, struct epilogue e, const
     for (long i = 0; i < rows; i++)
         for (long j = 0; j < columns; j += VW) {
             long at = (row + i) * p->c_row + column + j, n = columns - j;
-            vf x = load(sums + i * NR + j);
 
-            if (e.bias)
-                x += load_n(p->bias + column + j, n);
-            if (e.pre) {
-                store_act_n(p->pre + at, x, n);
-                x = gelu(x);
-            }
-            if (e.slope)
-                x *= gelu_slope(load_act_n(p->slope + at, n));
-            if (e.accumulate)
-                x += load_of(p->c, true, at, n);
-            store_of(p->c, e.c_real, at, x, n);
+            store_of(p->c, e.c_real, at, finish(p, e, load(sums + i * NR + j), at, column + j, n), n);
         }
 }
 
 /* Whole panels of the usual epilogues are compiled cases. */
-static void finish(const struct product *p, const float *sums, long row, long column)
+static void finish_sums(const struct product *p, const float *sums, long row, long column)
 {
     const struct epilogue e = {p->c_real, p->bias, p->pre, p->slope, p->accumulate};
     long columns = least(p->N - column, NR);
@@ -125,9 +102,10 @@ static void multiply_block(void *arg, long i, int thread)
 {
     const struct blocked *w = arg;
     const struct product *p = w->p;
-    long row0 = i % w->row_blocks * w->tiles * MOST_ROWS, panel0 = i / w->row_blocks * w->panels_a_unit;
-    long tiles = least((p->M - row0 + MOST_ROWS - 1) / MOST_ROWS, w->tiles),
-         panels = least(w->panels - panel0, w->panels_a_unit);
+    const struct cut *cut = &w->cut;
+    long row0 = i % cut->row_blocks * cut->tiles * MOST_ROWS, panel0 = i / cut->row_blocks * cut->panels;
+    long tiles = least((p->M - row0 + MOST_ROWS - 1) / MOST_ROWS, cut->tiles),
+         panels = least(w->panels - panel0, cut->panels);
     bool many = w->K > KC; /* then sums wait in memory between blocks of KC cells */
     long a_size = tiles * MOST_ROWS * least(w->K, KC), sums_size = MOST_ROWS * NR;
     cell *a = device_own(w->device, thread,
@@ -151,7 +129,7 @@ static void multiply_block(void *arg, long i, int thread)
                 tile_product(p->M - row, p->N - column, sums, NR, k > 0, halves, 2 * TILE_BLOCK, b, NR,
                              K / TILE_CELLS);
                 if (k + K >= w->K)
-                    finish(p, sums, row, column);
+                    finish_sums(p, sums, row, column);
             }
         }
     }
@@ -161,25 +139,12 @@ static void multiply_block(void *arg, long i, int thread)
 /* Any shape. */
 void ISA_NAME(product)(struct device *device, const struct product *p)
 {
-    struct blocked w = {.p = p,
-                        .device = device,
-                        .K = round_up(steps(p->K), TILE_CELLS),
-                        .panels = (p->N + NR - 1) / NR,
-                        .tiles = BLOCK_TILES,
-                        .panels_a_unit = BLOCK_PANELS};
-    long all_tiles = (p->M + MOST_ROWS - 1) / MOST_ROWS, wanted = 8 * pool_threads(device->pool), columns;
+    struct blocked w = {
+        .p = p, .device = device, .K = round_up(steps(p->K), TILE_CELLS), .panels = (p->N + NR - 1) / NR};
 
     w.packed = device_shared(device, SCRATCH_PACKED, (size_t) (w.panels * w.K * NR) * sizeof *w.packed);
-    pool_run(device->pool, w.panels, pack_b, &w);
-    for (;;) { /* enough units to go round */
-        w.row_blocks = (all_tiles + w.tiles - 1) / w.tiles;
-        columns = (w.panels + w.panels_a_unit - 1) / w.panels_a_unit;
-        if (w.row_blocks * columns >= wanted || (w.tiles == 1 && w.panels_a_unit == 1))
-            break;
-        if (w.panels_a_unit > 3 || w.tiles == 1)
-            w.panels_a_unit = (w.panels_a_unit + 1) / 2;
-        else
-            w.tiles /= 2;
-    }
-    pool_run(device->pool, w.row_blocks * columns, multiply_block, &w);
+    pool_run(device->pool, w.panels, pack_panel, &w);
+    w.cut = cut_units((p->M + MOST_ROWS - 1) / MOST_ROWS, w.panels, BLOCK_TILES, BLOCK_PANELS,
+                      8 * pool_threads(device->pool));
+    pool_run(device->pool, w.cut.units, multiply_block, &w);
 }

@@ -9,7 +9,7 @@
  * Roof: the FMA units.  Measured in a training step (Zen 5, one thread): at d_model 384 82 % of it forward
  * and 74 % backward in float32, 84 % and 74 % in bf16; at d_model 64 75 % and 61 %, 68 % and 58 %.
  */
-#include "isa.h"
+#include "isa_gemm.h"
 
 #define KC           512       /* cells of K between which sums wait in memory */
 #define UNIT_TILES   4         /* rows of a unit, in tiles */
@@ -25,7 +25,8 @@ struct blocked {
     bool stays;  /* A is read where it is */
     long K;      /* in cells */
     long height; /* rows of a tile */
-    long panels, tiles, panels_a_unit, row_blocks;
+    long panels;
+    struct cut cut;
 };
 
 /* ---- tiles ---- */
@@ -42,26 +43,6 @@ struct tile {
     long row, column; /* of C; the last tile of A starts early, its rows before `first` are not its own */
     long first, end;
 };
-
-/* What becomes of the sums of an element: the epilogue's parts, known when a case is compiled. */
-struct epilogue {
-    bool c_real, bias, pre, slope, accumulate;
-};
-
-inline_always vf finish(const struct product *p, struct epilogue e, vf x, long at, long column, long n)
-{
-    if (e.bias)
-        x += load_n(p->bias + column, n);
-    if (e.pre) {
-        store_act_n(p->pre + at, x, n);
-        x = gelu(x);
-    }
-    if (e.slope)
-        x *= gelu_slope(load_act_n(p->slope + at, n));
-    if (e.accumulate)
-        x += load_of(p->c, true, at, n);
-    return x;
-}
 
 /* A row of NR sums. */
 inline_always void finish_row(const struct product *p, struct epilogue e, vf first, vf second, long row,
@@ -279,23 +260,7 @@ static void pack(void *arg, long panel, int thread)
         copy_columns(w, panel - w->panels);
         return;
     }
-    long column = panel * NR, n = least(p->N - column, NR);
-    cell *to = w->packed + panel * w->K * NR;
-    const void *from = element(p->b.at, p->b.real, column * p->b.col);
-
-    if (p->b.col == 1 && p->column_sums) {
-        float *sums = p->column_sums + column;
-        vf sum[2] = {{0}};
-
-        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K, sum);
-        for (long v = 0; v < 2 && v * VW < n; v++)
-            store_n(sums + v * VW, load_n(sums + v * VW, n - v * VW) + sum[v], n - v * VW);
-    } else if (p->b.col == 1)
-        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K, NULL);
-    else
-        for (long v = 0; v < NR; v += VW)
-            pack_transposed(to + v, NR, element(from, p->b.real, v * p->b.col), p->b.real, p->b.col, n - v,
-                            p->K);
+    pack_b(p, w->packed + panel * w->K * NR, panel);
 }
 
 /* ---- blocks ---- */
@@ -336,9 +301,10 @@ static void place_tiles(const struct blocked *w, struct tile *tiles, cell *room,
 static void multiply_block(void *arg, long i, int thread)
 {
     const struct blocked *w = arg;
-    long row = i % w->row_blocks * w->tiles * w->height, panel0 = i / w->row_blocks * w->panels_a_unit;
-    long count = least((w->p->M - row + w->height - 1) / w->height, w->tiles),
-         panels = least(w->panels - panel0, w->panels_a_unit);
+    const struct cut *cut = &w->cut;
+    long row = i % cut->row_blocks * cut->tiles * w->height, panel0 = i / cut->row_blocks * cut->panels;
+    long count = least((w->p->M - row + w->height - 1) / w->height, cut->tiles),
+         panels = least(w->panels - panel0, cut->panels);
     bool many = w->K > KC; /* then tiles wait in memory between blocks of KC cells */
     long a_size = w->stays || w->columns ? 0 : round_up(count * MR * row_step(least(w->K, KC)) + VW, 16);
     cell *a =
@@ -365,25 +331,6 @@ static void multiply_block(void *arg, long i, int thread)
     }
 }
 
-/* Cuts C into units, enough of them to go round. */
-static void cut(struct blocked *w, int threads)
-{
-    long all_tiles = (w->p->M + w->height - 1) / w->height, columns;
-
-    w->tiles = UNIT_TILES;
-    w->panels_a_unit = least(w->panels, PANELS_CELLS / NR / least(w->K, KC));
-    for (;;) {
-        w->row_blocks = (all_tiles + w->tiles - 1) / w->tiles;
-        columns = (w->panels + w->panels_a_unit - 1) / w->panels_a_unit;
-        if (w->row_blocks * columns >= 16 * threads || (w->tiles == 1 && w->panels_a_unit == 1))
-            return;
-        if (w->panels_a_unit > 3 || w->tiles == 1)
-            w->panels_a_unit = (w->panels_a_unit + 1) / 2;
-        else
-            w->tiles /= 2;
-    }
-}
-
 /* Any shape. */
 void ISA_NAME(product)(struct device *device, const struct product *p)
 {
@@ -403,7 +350,7 @@ void ISA_NAME(product)(struct device *device, const struct product *p)
         copies = (w.K + COPIED_CELLS - 1) / COPIED_CELLS;
     }
     pool_run(device->pool, w.panels + copies, pack, &w);
-    cut(&w, pool_threads(device->pool));
-    pool_run(device->pool, w.row_blocks * ((w.panels + w.panels_a_unit - 1) / w.panels_a_unit),
-             multiply_block, &w);
+    w.cut = cut_units((p->M + w.height - 1) / w.height, w.panels, UNIT_TILES,
+                      least(w.panels, PANELS_CELLS / NR / least(w.K, KC)), 16 * pool_threads(device->pool));
+    pool_run(device->pool, w.cut.units, multiply_block, &w);
 }

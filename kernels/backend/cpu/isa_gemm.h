@@ -1,0 +1,73 @@
+/*
+ * What isa_gemm.c and isa_amx_gemm.c share: what becomes of the sums of an element, a packed panel of B, and
+ * how C is cut into units of work.
+ */
+#ifndef TLAW_ISA_GEMM_H
+#define TLAW_ISA_GEMM_H
+
+#include "isa.h"
+
+/* What becomes of the sums of an element: the epilogue's parts, known when a case is compiled. */
+struct epilogue {
+    bool c_real, bias, pre, slope, accumulate;
+};
+
+inline_always vf finish(const struct product *p, struct epilogue e, vf x, long at, long column, long n)
+{
+    if (e.bias)
+        x += load_n(p->bias + column, n);
+    if (e.pre) {
+        store_act_n(p->pre + at, x, n);
+        x = gelu(x);
+    }
+    if (e.slope)
+        x *= gelu_slope(load_act_n(p->slope + at, n));
+    if (e.accumulate)
+        x += load_of(p->c, true, at, n);
+    return x;
+}
+
+/* Columns panel * NR .. of B to a panel [cells of K][NR], and their column sums where they are wanted. */
+static inline void pack_b(const struct product *p, cell *to, long panel)
+{
+    long column = panel * NR, n = least(p->N - column, NR);
+    const void *from = element(p->b.at, p->b.real, column * p->b.col);
+
+    if (p->b.col == 1 && p->column_sums) {
+        float *sums = p->column_sums + column;
+        vf sum[2] = {{0}};
+
+        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K, sum);
+        for (long v = 0; v < 2 && v * VW < n; v++)
+            store_n(sums + v * VW, load_n(sums + v * VW, n - v * VW) + sum[v], n - v * VW);
+    } else if (p->b.col == 1)
+        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K, NULL);
+    else
+        for (long v = 0; v < NR; v += VW)
+            pack_transposed(to + v, NR, element(from, p->b.real, v * p->b.col), p->b.real, p->b.col, n - v,
+                            p->K);
+}
+
+/* A unit of work: so many tiles of rows, so many panels; row_blocks units lie below each other. */
+struct cut {
+    long tiles, panels, row_blocks, units;
+};
+
+/* Cuts all of C into units of at most that many tiles and panels, enough of them to go round. */
+static inline struct cut cut_units(long all_tiles, long all_panels, long tiles, long panels, long wanted)
+{
+    struct cut cut = {.tiles = tiles, .panels = panels};
+
+    for (;;) {
+        cut.row_blocks = (all_tiles + cut.tiles - 1) / cut.tiles;
+        cut.units = cut.row_blocks * ((all_panels + cut.panels - 1) / cut.panels);
+        if (cut.units >= wanted || (cut.tiles == 1 && cut.panels == 1))
+            return cut;
+        if (cut.panels > 3 || cut.tiles == 1)
+            cut.panels = (cut.panels + 1) / 2;
+        else
+            cut.tiles /= 2;
+    }
+}
+
+#endif
