@@ -116,21 +116,26 @@ void document_source_open(struct document_source *source, Oid oid, const char *t
 
 /* ---- progress ---- */
 
-/* True every NOTICE_MS, for the first time that long after `restart`. */
-static bool notice_due(bool restart)
+static TimestampTz last_notice;
+
+void progress_begin(void)
 {
-    static TimestampTz last;
+    last_notice = GetCurrentTimestamp();
+}
+
+static bool notice_due(void)
+{
     TimestampTz now = GetCurrentTimestamp();
 
-    if (!restart && !TimestampDifferenceExceeds(last, now, NOTICE_MS))
+    if (!TimestampDifferenceExceeds(last_notice, now, NOTICE_MS))
         return false;
-    last = now;
+    last_notice = now;
     return true;
 }
 
 void progress_notice(const struct tlaw_progress_message *progress)
 {
-    if (!notice_due(false))
+    if (!notice_due())
         return;
     if (progress->total > 0)
         ereport(NOTICE, (errmsg("%s: %.0f %%", progress->phase, 100.0 * progress->step / progress->total)));
@@ -211,7 +216,7 @@ static void poll_sometimes(struct document_receiver *receiver, size_t bytes)
     receiver->polled_at = now;
     receiver->bytes_since_poll = 0;
     engine_poll(receiver->engine, NULL);
-    if (notice_due(false))
+    if (notice_due())
         ereport(NOTICE, (errmsg("read " INT64_FORMAT " documents, %.1f MB", receiver->counts.documents,
                                 receiver->counts.bytes / 1e6)));
 }
@@ -265,7 +270,7 @@ struct document_counts documents_send(struct engine *engine, const struct docume
 
     receiver.row_context =
         AllocSetContextCreate(CurrentMemoryContext, "tlaw document", ALLOCSET_DEFAULT_SIZES);
-    notice_due(true);
+    progress_begin();
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "SPI_connect failed");
     result = SPI_execute_extended(source->query, &options);

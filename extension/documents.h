@@ -36,6 +36,8 @@ extern struct document_counts documents_send(struct engine *engine, const struct
                                              int64 limit);
 /* A text (in UTF-8) or bytea value as bytes. */
 extern struct tlaw_blob document_bytes(Datum value, bool is_text);
+/* Something long begins: its first NOTICE comes after a few seconds. */
+extern void progress_begin(void);
 /* Reports PROGRESS as a NOTICE every few seconds; for engine_expect and engine_next. */
 extern void progress_notice(const struct tlaw_progress_message *progress);
 

@@ -85,6 +85,7 @@ static struct engine *request(const struct trained *trained, enum tlaw_message t
 {
     struct engine *engine = start_engine(trained);
 
+    progress_begin();
     engine_send(engine, type, message);
     checkpoint_send(engine, trained->run_id, "model");
     return engine;

@@ -34,7 +34,8 @@ BEGIN
     END IF;
     EXECUTE 'SELECT pg_catalog.count(*) AS rows, pg_catalog.max(d.n) AS n, pg_catalog.max(d.documents) AS documents,
                     pg_catalog.string_agg(DISTINCT d.estimator, '', '') AS estimators, pg_catalog.max(r.n_layer) + 1 AS top,
-                    pg_catalog.max(d.layer) AS layer
+                    pg_catalog.max(d.layer) AS layer,
+                    pg_catalog.max(d.dimension_high) > 10 * pg_catalog.min(d.dimension_low) AS wide
                FROM @extschema@.tlaw_run_dimensions d JOIN @extschema@.tlaw_runs r USING (run_id) WHERE ' || chosen INTO measured;
     IF measured.rows = 0 THEN
         RAISE EXCEPTION 'run % has no dimension by % to plot', run_id, x
@@ -50,7 +51,7 @@ BEGIN
         pg_catalog.format('Run %s, %s, %s: %s points of %s documents', run_id, measured.estimators,
             CASE WHEN x = 'position' THEN pg_catalog.format('layer %s', measured.layer) ELSE protocol END, measured.n, measured.documents),
         CASE WHEN x = 'layer' THEN pg_catalog.format('Layer (0: embeddings, %s: after the last norm)', measured.top) ELSE 'Position (tokens)' END,
-        'Intrinsic dimension');
+        'Intrinsic dimension', log_y => measured.wide);
 END $$;
 COMMENT ON FUNCTION @extschema@.tlaw_plot_dimension IS
-    'what tlaw_run_dimension found for a run, with 95 % intervals, as an SVG document: x is layer (protocol: pooled or batches) or position (layer: NULL for the last block''s output); a series for each metric, and for the untrained model where it was measured';
+    'what tlaw_run_dimension found for a run, with 95 % intervals, as an SVG document: x is layer (protocol: pooled or batches) or position (layer: NULL for the last block''s output); a series for each metric, and for the untrained model where it was measured; the axis is logarithmic where the intervals span more than a factor of 10';

@@ -10,6 +10,7 @@
 
 #define IN_MEMORY       ((Size) 64 << 20) /* bytes of rows before they go to a file */
 #define IN_PROCESS_WORK 1e9               /* multiplications of distances done here: about half a second */
+#define PAIR_WORK       50                /* what a pair costs whatever its width, in multiplications */
 #define LARGEST_VALUE   1e150
 #define LARGEST_WIDTH   1000000
 
@@ -178,6 +179,7 @@ static void start_engine(struct asker *asker, struct point_set *set)
                                          .memory_limit = (int64) tlaw_max_run_memory << 20};
     int fd;
 
+    progress_begin();
     strlcpy(points.device, tlaw_device, sizeof points.device);
     spill(set);
     if (set->cluster)
@@ -191,7 +193,7 @@ static void start_engine(struct asker *asker, struct point_set *set)
 struct asker *asker_open(struct point_set *set, int questions)
 {
     struct asker *asker = palloc0(sizeof *asker);
-    double work = (double) set->n * set->n * set->width * questions;
+    double work = (double) set->n * set->n * (set->width + PAIR_WORK) * questions;
 
     if (set->fd >= 0 || work > IN_PROCESS_WORK) {
         start_engine(asker, set);
