@@ -110,12 +110,16 @@ sub stop {
     return $self;
 }
 
+# Changes settings; sessions and workers that start from now on have them.
 sub set {
     my ($self, @settings) = @_;
+    my $loaded = 'SELECT extract(epoch FROM pg_conf_load_time())';
+    my $before = $self->sql($loaded);
     open my $conf, '>>', "$self->{data}/postgresql.conf" or die $!;
     print $conf "$_\n" for @settings;
     close $conf;
     kill HUP => $self->postmaster;
+    wait_for(sub { $self->sql($loaded) ne $before }) or die "the server does not read its settings again\n";
     return;
 }
 
@@ -217,6 +221,46 @@ sub status { my ($self, $run) = @_; return $self->sql("SELECT status FROM tlaw_r
 sub training {
     my ($self, $run) = @_;
     return wait_for(sub { $self->sql("SELECT engine_pid FROM tlaw_progress WHERE run_id = $run AND phase = 'train' AND step > 0") });
+}
+
+# ---- runs that something happens to in the middle ----
+
+# The pid of the one engine that trains all these runs once each has a checkpoint; 0: one has ended before it came to that.
+sub caught {
+    my ($self, @runs) = @_;
+    my $list = join ',', @runs;
+    my $seen = wait_for(
+        sub {
+            $self->sql(qq{SELECT CASE WHEN bool_or(r.status IN ('done', 'failed', 'cancelled')) THEN 'ended'
+                                      WHEN bool_and(p.step > 0 AND k.step IS NOT NULL) AND count(DISTINCT engine_pid) = 1 THEN min(engine_pid)::text END
+                            FROM tlaw_run r LEFT JOIN tlaw_progress p USING (run_id)
+                                 LEFT JOIN tlaw_checkpoint k ON k.run_id = r.run_id AND k.kind = 'resume'
+                           WHERE r.run_id IN ($list)});
+        });
+    die "could not set up: runs $list are neither trained nor done: " . $self->sql("SELECT string_agg(concat_ws(' ', run_id, status, error), ', ') FROM tlaw_run WHERE run_id IN ($list)") . "\n"
+        unless $seen =~ /^(ended|\d+)$/;
+    return $seen eq 'ended' ? 0 : $seen;
+}
+
+# Queues runs ($queue->($steps) returns their ids), does something to them in the middle of their first attempt
+# ($act->($engine, @runs)) and waits for their ends; ($steps, $engine, @runs).  On a machine so fast, or with a test so slow, that
+# the first attempt ended all the same, once more with runs of twice as many steps; the next call begins with as many.
+sub interrupted {
+    my ($self, $queue, $act) = @_;
+    for (1 .. 12) {
+        my @runs = $queue->($self->{steps});
+        my $list = join ',', @runs;
+        my $engine = $self->caught(@runs);
+        $act->($engine, @runs) if $engine;
+        wait_for(
+            sub {
+                $self->sql("CALL tlaw_wait($_)") for @runs;
+                $self->sql("SELECT bool_and(status NOT IN ('queued', 'running')) FROM tlaw_run WHERE run_id IN ($list)") eq 't';
+            }, 120) or die "could not set up: runs $list do not end\n";
+        return ($self->{steps}, $engine, @runs) if $self->sql("SELECT min(attempt) > 1 FROM tlaw_run WHERE run_id IN ($list)") eq 't';
+        $self->{steps} *= 2;
+    }
+    die "could not set up: even runs of $self->{steps} steps end before anything can happen to them\n";
 }
 
 END {
