@@ -244,7 +244,6 @@ DECLARE
     positions int;
     this int;
     documents int8;
-    batches int;
     note text;
     paper @extschema@.tlaw_dimension_question[];        -- both metrics, Levina and Bickel with k = 20
     ours @extschema@.tlaw_dimension_question[];         -- both metrics, neighbours from the same document counted,
@@ -271,35 +270,46 @@ BEGIN
       INTO paper, ours, apart FROM pg_catalog.unnest('{euclidean,cosine}'::text[]) m;
     FOR this IN SELECT l FROM pg_catalog.generate_series(0, f.n_layer + 1) l WHERE l = layer OR layer IS NULL LOOP
         CREATE TEMPORARY TABLE tlaw_run_dimension_states ON COMMIT DROP AS
-        SELECT e.document, e.embedding,
-               pg_catalog.floor((pg_catalog.row_number() OVER (ORDER BY e.document, e."position") - 1) / tlaw_run_dimension.batch)::int AS batch,
-               pg_catalog.floor((e."position" - 1) * position_groups / f.prefix)::int AS position_group
-          FROM @extschema@.tlaw_embeddings(tlaw_run_dimension.run_id, this, part => tlaw_run_dimension.part,
-                   positions => f.positions, prefix => f.prefix, max_documents => tlaw_run_dimension.max_documents,
-                   seed => tlaw_run_dimension.seed, untrained => tlaw_run_dimension.untrained) e;
-        SELECT pg_catalog.count(DISTINCT t.document), pg_catalog.floor(pg_catalog.count(*) / tlaw_run_dimension.batch)
-          INTO f.documents, f.batches FROM pg_temp.tlaw_run_dimension_states t;
+        SELECT t.document, t.embedding, t.position_group,
+               pg_catalog.floor((pg_catalog.row_number() OVER (ORDER BY t.document, t."position") - 1) / tlaw_run_dimension.batch)::int AS batch,
+               pg_catalog.format('%s/%s', t.position_group, pg_catalog.floor((pg_catalog.row_number()
+                   OVER (PARTITION BY t.position_group ORDER BY t.document, t."position") - 1) / tlaw_run_dimension.batch)) AS position_batch
+          FROM (SELECT e.*, pg_catalog.floor((e."position" - 1) * position_groups / f.prefix)::int AS position_group
+                  FROM @extschema@.tlaw_embeddings(tlaw_run_dimension.run_id, this, part => tlaw_run_dimension.part,
+                           positions => f.positions, prefix => f.prefix, max_documents => tlaw_run_dimension.max_documents,
+                           seed => tlaw_run_dimension.seed, untrained => tlaw_run_dimension.untrained) e) t;
+        SELECT pg_catalog.count(DISTINCT t.document) INTO f.documents FROM pg_temp.tlaw_run_dimension_states t;
         note := pg_catalog.concat_ws('; ',
             CASE WHEN f.documents < 4000 THEN pg_catalog.format('%s documents for the paper''s 4,000', f.documents) END,
             CASE WHEN f.prefix < 1024 THEN pg_catalog.format('the first %s tokens for its 1,024', f.prefix) END,
             CASE WHEN f.positions <> 32 THEN pg_catalog.format('%s positions a document for its 32', f.positions) END,
-            CASE WHEN f.batches = 0 THEN pg_catalog.format('one batch of fewer than %s points', tlaw_run_dimension.batch)
-                 WHEN tlaw_run_dimension.batch <> 3600 THEN pg_catalog.format('batches of %s points for its 3,600', tlaw_run_dimension.batch) END);
-        -- the paper's protocol: batches in the order of documents, the mean of whole ones
-        WITH batches AS (
-            SELECT a.metric, pg_catalog.avg(a.dimension) AS d,
-                   CASE WHEN pg_catalog.count(*) > 1 THEN pg_catalog.stddev_samp(a.dimension) / pg_catalog.sqrt(pg_catalog.count(*))
-                        ELSE pg_catalog.max(a.dimension_se) END AS se,
-                   pg_catalog.sum(a.n)::int8 AS n, pg_catalog.count(*) AS batches, pg_catalog.sum(a.duplicates)::int8 AS duplicates,
-                   pg_catalog.sum(a.ties)::int8 AS ties, pg_catalog.max(a.message) AS message
+            CASE WHEN tlaw_run_dimension.batch <> 3600 THEN pg_catalog.format('batches of %s points for its 3,600', tlaw_run_dimension.batch) END);
+        -- the paper's protocol: batches in the order of documents, of all positions or of a group's, the mean of whole ones
+        WITH answers AS (
+            SELECT NULL::int AS position_group, a.*
               FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', 'batch', NULL, paper) a
-             WHERE a.group_key::int < f.batches OR f.batches = 0
-             GROUP BY a.metric
+            UNION ALL
+            SELECT pg_catalog.split_part(a.group_key, '/', 1)::int + 1, a.*
+              FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', 'position_batch', NULL, paper) a
+             WHERE position_groups > 0
+        ), sized AS (
+            SELECT a.*, a.n + a.duplicates = tlaw_run_dimension.batch AS whole,
+                   pg_catalog.bool_or(a.n + a.duplicates = tlaw_run_dimension.batch) OVER (PARTITION BY a.position_group) AS enough
+              FROM answers a
         ), measured AS (
-            SELECT 'batches' AS protocol, NULL::int AS position_group, false AS exclude, b.metric, 'levina_bickel' AS estimator, 20 AS k,
+            SELECT CASE WHEN b.position_group IS NULL THEN 'batches' ELSE 'position_batches' END AS protocol, b.position_group,
+                   false AS exclude, b.metric, 'levina_bickel' AS estimator, 20 AS k,
                    b.d AS dimension, b.se, b.d - 1.96 * b.se AS low, b.d + 1.96 * b.se AS high, b.n, b.batches, b.duplicates, b.ties,
-                   pg_catalog.concat_ws('; ', NULLIF(f.note, ''), b.message) AS message
-              FROM batches b
+                   NULLIF(pg_catalog.concat_ws('; ', NULLIF(f.note, ''), NULLIF(b.message, '')), '') AS message
+              FROM (SELECT a.position_group, a.metric, pg_catalog.avg(a.dimension) AS d,
+                           CASE WHEN pg_catalog.count(*) > 1 THEN pg_catalog.stddev_samp(a.dimension) / pg_catalog.sqrt(pg_catalog.count(*))
+                                ELSE pg_catalog.max(a.dimension_se) END AS se,
+                           pg_catalog.sum(a.n)::int8 AS n, pg_catalog.count(*) AS batches, pg_catalog.sum(a.duplicates)::int8 AS duplicates,
+                           pg_catalog.sum(a.ties)::int8 AS ties,
+                           pg_catalog.concat_ws('; ', CASE WHEN NOT a.enough THEN pg_catalog.format('one batch of fewer than %s points',
+                               tlaw_run_dimension.batch) END, pg_catalog.max(a.message)) AS message
+                      FROM sized a WHERE a.whole OR NOT a.enough
+                     GROUP BY a.position_group, a.metric, a.enough) b
             UNION ALL           -- all points at once, clustered by document, neighbours from the same document counted and not
             SELECT 'pooled', NULL, a.question > 2, a.metric, a.estimator, a.k, a.dimension, a.dimension_se, a.dimension_low,
                    a.dimension_high, a.n, NULL, a.duplicates, a.ties, a.message
@@ -314,7 +324,8 @@ BEGIN
                    COALESCE(pg_catalog.ceil((m.position_group - 1) * f.prefix / position_groups) + 1, 1),
                    COALESCE(pg_catalog.ceil(m.position_group * f.prefix / position_groups), f.prefix),
                    m.exclude, untrained, m.metric, m.estimator, m.k, m.dimension, m.se, m.low, m.high, m.n, f.documents, f.positions, f.prefix,
-                   m.batches, part, seed, m.duplicates, m.ties, m.message)::@extschema@.tlaw_run_dimension_row) INTO found
+                   m.batches, part, seed, m.duplicates, m.ties, m.message)::@extschema@.tlaw_run_dimension_row
+                   ORDER BY m.protocol, m.position_group, m.exclude, m.metric) INTO found
           FROM measured m;
         results := results || found;
         DROP TABLE pg_temp.tlaw_run_dimension_states;
@@ -323,7 +334,7 @@ BEGIN
     RETURN QUERY SELECT (pg_catalog.unnest(results)).*;
 END $$;
 COMMENT ON FUNCTION @extschema@.tlaw_run_dimension IS
-    'measures the intrinsic dimension of a run''s hidden states by layer: the paper''s protocol (batches), all points at once (pooled) and by position, for both metrics; kept in tlaw_run_dimensions';
+    'measures the intrinsic dimension of a run''s hidden states by layer: the paper''s protocol (batches; position_batches by position), all points at once (pooled; position by position), for both metrics; kept in tlaw_run_dimensions';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_run_dimension FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.tlaw_run_dimension_profile(run_id bigint, layer float8 DEFAULT NULL, second_run bigint DEFAULT NULL,

@@ -24,12 +24,13 @@ BEGIN
         place := 'd.layer';
         chosen := pg_catalog.format('d.run_id = %s AND d.protocol = %L AND d.exclude_document = %L', run_id, protocol,
                                     exclude_document AND protocol = 'pooled');
-    ELSIF x = 'position' AND protocol = 'pooled' AND exclude_document THEN
+    ELSIF x = 'position' AND (protocol = 'batches' OR protocol = 'pooled' AND exclude_document) THEN
         place := '(d.position_low + d.position_high) / 2.0';
-        chosen := pg_catalog.format('d.run_id = %s AND d.protocol = ''position'' AND d.layer = %s', run_id,
+        chosen := pg_catalog.format('d.run_id = %s AND d.protocol = %L AND d.layer = %s', run_id,
+            CASE protocol WHEN 'batches' THEN 'position_batches' ELSE 'position' END,
             COALESCE(layer::text, pg_catalog.format('(SELECT r.n_layer FROM @extschema@.tlaw_runs r WHERE r.run_id = %s)', run_id)));
     ELSE
-        RAISE EXCEPTION 'x = %, protocol = %, exclude_document = % is not accepted: x is layer (protocol pooled or batches) or position (pooled, without neighbours from the same document)',
+        RAISE EXCEPTION 'x = %, protocol = %, exclude_document = % is not accepted: x is layer or position; protocol is pooled (by position without neighbours from the same document) or batches',
             pg_catalog.quote_nullable(x), pg_catalog.quote_nullable(protocol), exclude_document;
     END IF;
     EXECUTE 'SELECT pg_catalog.count(*) AS rows, pg_catalog.max(d.n) AS n, pg_catalog.max(d.documents) AS documents,
@@ -49,9 +50,9 @@ BEGIN
                  ORDER BY d.layer, d.position_low, d.position_high, d.metric, d.untrained, d.measure_id DESC) t
          ORDER BY untrained, metric DESC, place', place, chosen),
         pg_catalog.format('Run %s, %s, %s: %s points of %s documents', run_id, measured.estimators,
-            CASE WHEN x = 'position' THEN pg_catalog.format('layer %s', measured.layer) ELSE protocol END, measured.n, measured.documents),
+            CASE WHEN x = 'position' THEN pg_catalog.format('%s, layer %s', protocol, measured.layer) ELSE protocol END, measured.n, measured.documents),
         CASE WHEN x = 'layer' THEN pg_catalog.format('Layer (0: embeddings, %s: after the last norm)', measured.top) ELSE 'Position (tokens)' END,
         'Intrinsic dimension', log_y => measured.wide);
 END $$;
 COMMENT ON FUNCTION @extschema@.tlaw_plot_dimension IS
-    'what tlaw_run_dimension found for a run, with 95 % intervals, as an SVG document: x is layer (protocol: pooled or batches) or position (layer: NULL for the last block''s output); a series for each metric, and for the untrained model where it was measured; the axis is logarithmic where the intervals span more than a factor of 10';
+    'what tlaw_run_dimension found for a run, with 95 % intervals, as an SVG document: x is layer, or position (layer: NULL for the last block''s output); protocol is pooled or batches; a series for each metric, and for the untrained model where it was measured; the axis is logarithmic where the intervals span more than a factor of 10';

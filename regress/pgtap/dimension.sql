@@ -82,14 +82,20 @@ SELECT tlaw_create_corpus('words', 'body', 'dimension', validation_fraction => 0
 SELECT tlaw_train('dimension', n_layer => 1, d_model => 16, n_head => 1, context_length => 64, steps => 20, batch_size => 4, train_tokens => 2e4, eval_tokens => 1000) AS run \gset
 CALL tlaw_wait(:run);
 CREATE TABLE measured AS SELECT * FROM tlaw_run_dimension(:run, 1, position_groups => 2, batch => 1000);
-SELECT is(count(*), 10::bigint, 'batches in two metrics, pooled in four ways, two position groups in two metrics') FROM measured;
+SELECT is(count(*), 14::bigint, 'in two metrics: batches of all positions and of two groups, pooled in two ways and by group') FROM measured;
 SELECT ok(abs(2 * c.dimension - e.dimension) < 0.1 * e.dimension, 'the paper''s protocol: cosine is about half')
   FROM measured c, measured e WHERE c.protocol = 'batches' AND e.protocol = 'batches' AND c.metric = 'cosine' AND e.metric = 'euclidean';
 SELECT ok(message LIKE '% documents for the paper''s 4,000; the first 64 tokens for its 1,024; batches of 1000 points for its 3,600', 'what differs from the paper is said') FROM measured WHERE protocol = 'batches';
 SELECT is(array_agg(position_low || '-' || position_high ORDER BY position_low), '{1-32,33-64}', 'position groups') FROM measured WHERE protocol = 'position' AND metric = 'cosine';
-SELECT is(count(*), 10::bigint, 'all are kept') FROM tlaw_run_dimensions WHERE run_id = :run;
+SELECT bag_eq($$SELECT m.position_low, m.dimension, m.batches FROM measured m WHERE m.protocol = 'position_batches' AND m.metric = 'euclidean'$$,
+    format($$WITH states AS (SELECT e.embedding, e."position" > 32 AS late, (row_number() OVER (PARTITION BY e."position" > 32 ORDER BY e.document, e."position") - 1) / 1000 AS batch
+                               FROM tlaw_embeddings(%s, 1, part => 'validation', positions => 32, prefix => 64, max_documents => 4000) e),
+                  answers AS (SELECT late, batch, count(*) AS points, tlaw_intrinsic_dimension(embedding, 'levina_bickel', 20) AS answer FROM states GROUP BY late, batch)
+             SELECT CASE WHEN late THEN 33 ELSE 1 END, avg((answer).dimension), count(*)::int FROM answers WHERE points = 1000 GROUP BY late$$, :run),
+    'the paper''s protocol by position: the mean of whole batches of a group');
+SELECT is(count(*), 14::bigint, 'all are kept') FROM tlaw_run_dimensions WHERE run_id = :run;
 SELECT count(*) AS repeated FROM tlaw_run_dimension(:run, 1, position_groups => 2, batch => 1000) \gset
-SELECT is(count(*), 10::bigint, 'a repetition replaces them in the view') FROM tlaw_run_dimensions WHERE run_id = :run;
+SELECT is(count(*), 14::bigint, 'a repetition replaces them in the view') FROM tlaw_run_dimensions WHERE run_id = :run;
 SELECT is(count(*), 0::bigint, 'and finds the same') FROM tlaw_run_dimensions d JOIN measured m USING (protocol, metric)
  WHERE d.run_id = :run AND d.exclude_document = m.exclude_document AND d.position_group IS NOT DISTINCT FROM m.position_group AND d.dimension <> m.dimension;
 SELECT isnt(u.dimension, m.dimension, 'the untrained model differs')
@@ -115,12 +121,13 @@ SELECT is(array_agg(metric || ' ' || panel ORDER BY metric, panel), '{cosine d_m
   FROM (SELECT 'n_params' AS panel, n_params AS x, dimension, dimension_low, dimension_high, metric FROM figure_4 WHERE protocol = 'batches' AND last_block
         UNION ALL SELECT 'd_model', d_model, dimension, dimension_low, dimension_high, metric FROM figure_4 WHERE protocol = 'batches' AND last_block
         UNION ALL SELECT 'layer', layer, dimension, dimension_low, dimension_high, metric FROM figure_4 WHERE protocol = 'batches' AND run_id = :run
-        UNION ALL SELECT 'position_low', position_low, dimension, dimension_low, dimension_high, metric FROM figure_4 WHERE protocol = 'position' AND run_id = :run AND last_block) t
+        UNION ALL SELECT 'position_low', position_low, dimension, dimension_low, dimension_high, metric FROM figure_4 WHERE protocol = 'position_batches' AND run_id = :run AND last_block) t
  WHERE x > 0 AND dimension_low < dimension AND dimension < dimension_high;
 -- plots
 SELECT ok(svg LIKE '<svg%' AND svg LIKE '%Layer (0: embeddings, 2: after the last norm)%' AND svg LIKE '%cosine%' AND svg LIKE '%euclidean, untrained%',
           'by layer, both metrics, the untrained model beside them') FROM tlaw_plot_dimension(:run) svg;
-SELECT ok(tlaw_plot_dimension(:run, 'position') LIKE '<svg%Position (tokens)%', 'by position');
+SELECT ok(tlaw_plot_dimension(:run, 'position') LIKE '<svg%calibrated, pooled, layer 1%Position (tokens)%', 'by position');
+SELECT ok(tlaw_plot_dimension(:run, 'position', 'batches') LIKE '<svg%levina\_bickel, batches, layer 1%Position (tokens)%', 'by position in the paper''s protocol');
 SELECT ok(tlaw_plot_dimension(:run, protocol => 'batches') LIKE '<svg%levina\_bickel, batches%', 'the paper''s protocol');
 SELECT throws_like(format('SELECT tlaw_plot_dimension(%s)', :second), 'run % has no dimension by layer to plot', 'nothing measured');
 
