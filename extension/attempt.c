@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #define BEAT_MS    1000 /* between two looks at the row: progress out, cancel in */
+#define SHARE_MS   100  /* between two looks at who else is training */
 #define LOSS_BATCH 64
 
 enum outcome {
@@ -49,10 +50,10 @@ struct work {
     struct attempt claim;
     int64 start_step, checkpoint_step;
 
-    struct engine *engine; /* where the run has an engine, or a channel into one, of its own */
-    struct engine **host;  /* where an engine that serves many is kept; NULL: the run has an engine */
-    int threads;           /* that the engine was told */
-    TimestampTz beat;
+    struct engine *engine;    /* where the run has an engine, or a channel into one, of its own */
+    struct engine **host;     /* where an engine that serves many is kept; NULL: the run has an engine */
+    int threads;              /* that the engine was told */
+    TimestampTz beat, looked; /* when it beat, and looked at who else is training */
     struct tlaw_progress_message progress;
     bool progressed;
     struct tlaw_loss_message losses[LOSS_BATCH];
@@ -68,6 +69,12 @@ struct work {
 
 bool attempt_interrupted;
 
+/* What an engine of this worker measured of a CPU's product: told to the next ones, which need not again. */
+static struct {
+    char isa[TLAW_NAME_SIZE], precision[TLAW_NAME_SIZE];
+    double thread_flops; /* 0: nothing yet */
+} measured;
+
 /* One statement whose parameters $1, $2 are this run and attempt; returns the rows it processed. */
 static uint64 execute_on_run(struct work *work, int expected, const char *sql)
 {
@@ -75,6 +82,12 @@ static uint64 execute_on_run(struct work *work, int expected, const char *sql)
     Datum values[] = {Int64GetDatum(work->claim.run_id), Int32GetDatum(work->claim.number)};
 
     return tlaw_execute(expected, sql, 2, types, values, NULL);
+}
+
+/* A stage of the run for a server's log at DEBUG1, by which regress/bench/study.py says where time goes. */
+static void log_stage(const struct work *work, const char *stage)
+{
+    ereport(DEBUG1, (errmsg_internal("run " INT64_FORMAT ": %s", work->claim.run_id, stage)));
 }
 
 /* The next state of a run that has ended; false when it was not ours any more.  Between begin and commit. */
@@ -191,13 +204,24 @@ static int thread_share(struct work *work)
     return Max(1, Min(most, usable_cpus() / Max(queue_slots_held(InvalidOid), 1)));
 }
 
-/* Once a second: losses and progress out, cancel and share of the CPUs in. */
+/* Whenever others have come or gone: the run's share of the CPUs, from its next step on. */
+static void share_cpus(struct work *work)
+{
+    struct tlaw_threads_message message = {.threads = thread_share(work)};
+
+    work->looked = GetCurrentTimestamp();
+    if (message.threads == work->threads)
+        return;
+    work->threads = message.threads;
+    engine_send(work->engine, TLAW_THREADS, &message);
+}
+
+/* Once a second: losses and progress out, cancel in. */
 static enum outcome beat(struct work *work)
 {
     struct tlaw_session session;
     bool cancel = false;
     bool ours;
-    int threads;
 
     worker_serve_reload();
     worker_begin(&session);
@@ -206,20 +230,11 @@ static enum outcome beat(struct work *work)
         write_losses(work);
         write_progress(work);
     }
-    threads = thread_share(work);
     worker_commit_soon(&session);
     work->beat = GetCurrentTimestamp();
     if (!ours)
         return OUTCOME_LOST;
-    if (cancel)
-        return OUTCOME_CANCELLED;
-    if (threads != work->threads) {
-        struct tlaw_threads_message message = {.threads = threads};
-
-        work->threads = threads;
-        engine_send(work->engine, TLAW_THREADS, &message);
-    }
-    return OUTCOME_NONE;
+    return cancel ? OUTCOME_CANCELLED : OUTCOME_NONE;
 }
 
 /* Stores a checkpoint as it comes in, in one transaction. */
@@ -467,6 +482,28 @@ static void start_host(struct work *work)
     engine_send(*work->host, TLAW_SERVE, &serve);
 }
 
+/* FLOP/s of a thread if an engine of this worker has measured them; an engine that serves many keeps its own.
+ */
+static double known_flops(const struct work *work)
+{
+    const struct tlaw_spec *spec = &work->claim.spec;
+    bool known = work->host == NULL && strcmp(measured.isa, spec->isa) == 0 &&
+                 strcmp(measured.precision, spec->precision) == 0;
+
+    return known ? measured.thread_flops : 0;
+}
+
+static void keep_flops(const struct work *work)
+{
+    const struct tlaw_spec *spec = &work->claim.spec;
+
+    if (work->host != NULL)
+        return;
+    strlcpy(measured.isa, spec->isa, sizeof(measured.isa));
+    strlcpy(measured.precision, spec->precision, sizeof(measured.precision));
+    measured.thread_flops = work->result.thread_flops;
+}
+
 /* Begins to train, from the stored checkpoint where there is a sound one. */
 static enum outcome start(struct work *work)
 {
@@ -497,6 +534,7 @@ static enum outcome start(struct work *work)
     train.memory_limit = host_memory(work);
     train.checkpoint_seconds = tlaw_checkpoint_seconds;
     train.resume_bytes = bytes;
+    train.thread_flops = known_flops(work);
     engine_send(work->engine, TLAW_TRAIN, &train);
     if (bytes > 0) {
         worker_begin(&session);
@@ -504,6 +542,7 @@ static enum outcome start(struct work *work)
         worker_commit(&session);
     }
     work->beat = GetCurrentTimestamp();
+    log_stage(work, "engine started");
     return OUTCOME_NONE;
 }
 
@@ -534,6 +573,8 @@ static enum outcome take_message(struct work *work, enum tlaw_message type, cons
         work->progressed = true;
         return OUTCOME_NONE;
     case TLAW_LOSS:
+        if (((const struct tlaw_loss_message *) message)->step == 0)
+            log_stage(work, "first loss");
         work->losses[work->loss_count++] = *(const struct tlaw_loss_message *) message;
         return work->loss_count < LOSS_BATCH ? OUTCOME_NONE : beat(work);
     case TLAW_CHECKPOINT:
@@ -544,6 +585,8 @@ static enum outcome take_message(struct work *work, enum tlaw_message type, cons
     case TLAW_RESULT:
         work->result = *(const struct tlaw_result_message *) message;
         work->has_result = true;
+        keep_flops(work);
+        log_stage(work, "result");
         return OUTCOME_NONE;
     case TLAW_DONE:
         return finish(work);
@@ -572,6 +615,8 @@ static enum outcome turn(struct work *work)
         work->reason = engine_death(work->engine);
     if (outcome == OUTCOME_NONE && TimestampDifferenceExceeds(work->beat, GetCurrentTimestamp(), BEAT_MS))
         outcome = beat(work);
+    if (outcome == OUTCOME_NONE && TimestampDifferenceExceeds(work->looked, GetCurrentTimestamp(), SHARE_MS))
+        share_cpus(work);
     return outcome;
 }
 
@@ -604,6 +649,7 @@ static void conclude(struct work *work, enum outcome outcome)
         settle(work, outcome);
     queue_release_run(work->claim.run_id);
     work->ended = true;
+    log_stage(work, "ended");
 }
 
 /* One step of the attempt, whose errors are the run's. */

@@ -127,6 +127,8 @@ int queue_slots_held(Oid database)
 
     for (i = 0; i < locks->nelements; i++)
         held += is_held(&locks->locks[i], SLOT_LOCK, database);
+    pfree(locks->locks); /* who asks may keep its memory context for long */
+    pfree(locks);
     return held;
 }
 

@@ -98,6 +98,10 @@ build/regress/bench/%: regress/bench/%.c build/libkernels.a
 bench: build/regress/bench/step
 	@python3 regress/bench/bench.py $< $(BENCH_ARGS)
 
+# make bench-study: 20 small runs, a worker a core, against the same ones after another with all cores; by size of the model.
+bench-study: all
+	@regress/server.sh -o log_min_messages=debug1 -o 'log_line_prefix=%n [%p] ' python3 regress/bench/study.py $(BENCH_ARGS)
+
 # make gpu-build [GPU_POSTGRES=archive]: build/gpu, which can be carried to a machine with a GPU that has neither compiler
 # nor PostgreSQL nor network; see regress/gpu/test.sh and bench.py there, which `make gpu-test [GPU_ARGS="-t 500 runs"]` and
 # `make gpu-bench` call.  make gpu-test-host: the same test with the backend that is compiled for the host.
@@ -141,4 +145,4 @@ format:
 lint: all kernel-tests
 	regress/lint.sh $(C_FILES)
 
-.PHONY: kernel-tests arm64-tests test demo installcheck format lint bench bench-knn bench-dimension
+.PHONY: kernel-tests arm64-tests test demo installcheck format lint bench bench-study bench-knn bench-dimension

@@ -35,7 +35,7 @@ struct run {
     struct tlaw_spec spec;
     struct trainer *trainer;
     struct tail tail;
-    double flops_per_thread; /* FLOP/s */
+    double thread_flops;     /* FLOP/s */
     double step_seconds;     /* smoothed */
     double validate_seconds; /* of the last validation */
     double loss;             /* of the last step */
@@ -194,7 +194,7 @@ static double step(struct run *r)
     r->step_seconds += share * (seconds - r->step_seconds);
     r->loss = result.loss;
     t->train_seconds += seconds;
-    t->attainable_flops += seconds * r->flops_per_thread * r->e->threads;
+    t->attainable_flops += seconds * r->thread_flops * r->e->threads;
     t->recent_loss += result.loss;
     t->recent_steps++;
     if (done > r->spec.steps - (r->spec.steps + 9) / 10) {
@@ -283,7 +283,8 @@ static void finish(struct run *r)
 {
     const struct tlaw_spec *s = &r->spec;
     const struct tail *t = &r->tail;
-    struct tlaw_result_message result = {.best_step = trainer_best_step(r->trainer)};
+    struct tlaw_result_message result = {.best_step = trainer_best_step(r->trainer),
+                                         .thread_flops = r->thread_flops};
     double begin = engine_now();
 
     r->phase = "test";
@@ -332,7 +333,7 @@ static void check_gpu_memory(struct engine *e, const struct tlaw_spec *spec)
 void job_train(struct engine *e, const union tlaw_any_message *request)
 {
     const struct tlaw_train_message *m = &request->train;
-    struct run r = {.e = e, .spec = m->spec, .phase = "train", .loss = NAN};
+    struct run r = {.e = e, .spec = m->spec, .thread_flops = m->thread_flops, .phase = "train", .loss = NAN};
     char message[TLAW_TEXT_SIZE];
 
     if (!m->spec.isa[0])
@@ -341,6 +342,7 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
         engine_fail(e, "input", "device = \"%s\" is not accepted: this engine serves %s", m->spec.device,
                     e->serves);
     engine_check_range(e, "checkpoint_seconds", m->checkpoint_seconds, 0, INFINITY);
+    engine_check_range(e, "thread_flops", m->thread_flops, 0, 1e18);
     engine_open_corpus(e, &m->spec);
     engine_check_spec(e, &m->spec, e->corpus.header->tokens[PART_TRAIN],
                       e->corpus.header->tokens[PART_VALIDATION]);
@@ -351,7 +353,8 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
         e->block = engine_receive_chunks(e, m->resume_bytes, "resume_bytes");
     engine_open_device(e, &m->spec, m->threads);
     check_gpu_memory(e, &m->spec);
-    r.flops_per_thread = engine_matrix_flops(e, PROBE_SECONDS) / e->threads;
+    if (r.thread_flops == 0)
+        r.thread_flops = engine_matrix_flops(e, PROBE_SECONDS) / e->threads;
     errno = 0;
     r.trainer = e->trainer =
         trainer_create(&m->spec, &e->corpus, e->backend, e->device, message, sizeof message);

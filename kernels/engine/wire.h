@@ -36,7 +36,8 @@
 
 /* ---- parent to engine: one job a process ---- */
 #define TLAW_TRAIN_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                    \
-    SPEC(spec) I64(run_id) I64(threads) I64(memory_limit) F64(checkpoint_seconds) I64(resume_bytes)
+    SPEC(spec) I64(run_id) I64(threads) I64(memory_limit) F64(checkpoint_seconds) I64(resume_bytes)          \
+    F64(thread_flops) /* FLOP/s of the device's product, a thread, as an earlier RESULT told; 0: measured */
 #define TLAW_THREADS_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) I64(threads)
 #define TLAW_FREEZE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
     STR(tokenizer) /* "bytes", "bpe:N", or "given": tokenizer_bytes of definition follow as chunks */        \
@@ -88,7 +89,7 @@
 #define TLAW_RESULT_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                   \
     I64(best_step) F64(train_loss) F64(test_loss) F64(test_loss_se) F64(bits_per_byte) I64(test_tokens)      \
     I64(test_bytes) I64(test_documents) I64(train_bytes) I64(train_documents) F64(tokens_per_second)         \
-    F64(train_seconds) F64(eval_seconds) F64(mfu) I64(peak_memory)
+    F64(train_seconds) F64(eval_seconds) F64(mfu) I64(peak_memory) F64(thread_flops)
 /* One BLOB of (int64 document, int64 tokens, int64 bytes, double loss_sum) per record, documents in file order. */
 #define TLAW_DOCUMENT_LOSSES_FIELDS(I64, F64, STR, TXT, SPEC, BLOB) BLOB(records)
 #define TLAW_EVALUATED_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \

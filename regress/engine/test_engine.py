@@ -101,7 +101,7 @@ class Run:
                 out.append(
                     struct.pack("<qdddd", loss["step"], *(loss[k] for k in
                                 ("train_loss", "val_loss", "learning_rate", "grad_norm"))))  # fmt: skip
-        timed = {"tokens_per_second", "train_seconds", "eval_seconds", "mfu", "peak_memory"}
+        timed = {"tokens_per_second", "train_seconds", "eval_seconds", "mfu", "peak_memory", "thread_flops"}
         out.append(repr({k: v for k, v in self.result.items() if k not in timed}).encode())
         return b"".join(out)
 
@@ -151,7 +151,12 @@ def test_train(tokens):
     ok(hashlib.sha256(run.model["data"]).digest() == run.model["sha256"], "train: the model's hash")
     ok(run.result["tokens_per_second"] > 0 and run.result["mfu"] > 0, "train: speed")
     ok(1 << 20 < run.result["peak_memory"] < 1 << 30, "train: memory %d" % run.result["peak_memory"])
-    ok(Run(tokens, spec(steps=4, checkpoint="none")).model is None, "train: checkpoint none sends no model")
+    told = Run(tokens, spec(steps=4, checkpoint="none"), thread_flops=1e9)
+    ok(told.model is None, "train: checkpoint none sends no model")
+    ok(run.result["thread_flops"] > 0, "train: tells what a thread can do")
+    mfu = told.result["tokens_per_second"] / run.result["tokens_per_second"] * run.result["mfu"] * run.result["thread_flops"] / 1e9
+    ok(told.result["thread_flops"] == 1e9, "train: takes what an earlier run told")
+    ok(abs(told.result["mfu"] / mfu - 1) < 1e-9, "train: and reckons with it")
     return run
 
 
@@ -204,6 +209,7 @@ def test_refusals(tokens):
     train("input", "train_tokens = 1000000000", dict(train_tokens=10**9))
     train("input", "threads = 0", threads=0)
     train("input", "checkpoint_seconds", checkpoint_seconds=math.nan)
+    train("input", "thread_flops = -1", thread_flops=-1.0)
     train("memory", "its limit is 1 MB", memory_limit=1 << 20)
     with tempfile.TemporaryFile() as junk:
         junk.write(os.urandom(10000))
