@@ -12,7 +12,8 @@ $server->corpus;
 # ---- an engine that dies without progress ----
 
 my $bystander = $server->sql('SELECT pg_postmaster_start_time()');
-my ($session, $output) = $server->background("SELECT count(*) FROM t, pg_sleep(6)");
+my ($session, $output) = $server->background('SELECT pg_sleep(3600)');
+wait_for(sub { $server->sql(q{SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3600)' AND state = 'active'}) });
 my $run = $server->sql("SELECT tlaw_train(${\$server->tiny(2e6)})");
 for my $attempt (1, 2) {
     ok(wait_for(sub { $server->sql("SELECT attempt FROM tlaw_run WHERE run_id = $run AND status = 'running'") eq $attempt }), "attempt $attempt");
@@ -21,10 +22,11 @@ for my $attempt (1, 2) {
 }
 ok(wait_for(sub { $server->status($run) eq 'failed' }), 'killed as often as tlaw.max_attempts allows: failed');
 is($server->sql("SELECT error FROM tlaw_runs WHERE run_id = $run"), 'attempt 2: engine killed by signal 9', 'with the reason');
+$server->sql(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3600)'});
 waitpid $session, 0;
-is(slurp($output), "400\n", 'other sessions are unharmed');
+like(slurp($output), qr/canceling statement due to user request/, 'other sessions are unharmed');
 is($server->sql('SELECT pg_postmaster_start_time()'), $bystander, 'and so is the server');
-ok(wait_for(sub { !$server->workers && !TlawServer::stray_engines() }, 5), 'no process is left');
+ok(wait_for(sub { !$server->workers && !TlawServer::stray_engines() }), 'no process is left');
 is($server->sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), 0, 'no lock is left');
 $server->sql("SELECT tlaw_retry($run)");
 ok($server->training($run), 'a failed run can be retried');
@@ -46,12 +48,10 @@ $server->training($run);
 # ---- beside a long run ----
 
 $server->sql('CREATE TABLE churn AS SELECT generate_series(1, 1000) AS i; UPDATE churn SET i = i + 1');
-sleep 2;
-like($server->sql('VACUUM (VERBOSE) churn'), qr/tuples: 1000 removed, 1000 remain, 0 are dead/, 'VACUUM removes dead rows');
+ok(wait_for(sub { $server->sql('VACUUM (VERBOSE) churn') =~ /tuples: 1000 removed, 1000 remain, 0 are dead/ }), 'VACUUM removes dead rows');
 my ($waiting) = $server->background("CALL tlaw_wait($run)");
-wait_for(sub { $server->sql(q{SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CALL tlaw_wait%'}) });
-sleep 0.5;
-is($server->sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()}), 0,
+wait_for(sub { $server->sql(q{SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CALL tlaw_wait%' AND state = 'active'}) });
+ok(wait_for(sub { $server->sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()}) eq '0' }),
     'neither the worker nor tlaw_wait holds a snapshot');
 kill INT => $waiting;
 waitpid $waiting, 0;
@@ -59,11 +59,11 @@ isnt($?, 0, 'tlaw_wait can be cancelled');
 $server->sql('CREATE DATABASE other');
 my $begin = time;
 is($server->sql('DROP DATABASE other'), '', 'DROP DATABASE of another database');
-cmp_ok(time - $begin, '<', 2, 'at once');
+cmp_ok(time - $begin, '<', 20, 'at once');
 my @engines = $server->engines;
 $begin = time;
 $server->stop('fast');
-cmp_ok(time - $begin, '<', 5, 'a fast shutdown takes less than 5 s');
+cmp_ok(time - $begin, '<', 20, 'a fast shutdown is fast');
 is(scalar(@engines), 1, 'with an engine at work');
 ok(!TlawServer::stray_engines(), 'which is gone with the server');
 
@@ -83,31 +83,31 @@ $server->stop;
 # ---- the server as PID 1 ----
 
 SKIP: {
-    skip 'unshare --pid is not permitted here', 6 if $> != 0 || system('unshare --pid --fork --mount-proc true 2>/dev/null') != 0;
+    skip 'unshare --pid is not permitted here', 7 if $> != 0 || system('unshare --pid --fork --mount-proc true 2>/dev/null') != 0;
     my $pid = fork // die $!;
     if ($pid == 0) {
         open STDOUT, '>>', "$server->{dir}/log";
         open STDERR, '>&', \*STDOUT;
         exec 'unshare', '--pid', '--fork', '--kill-child', '--mount-proc', 'setpriv', '--reuid=postgres', '--regid=postgres', '--clear-groups', 'env', '-C', '/',
-            TlawServer::program('postgres'), '-D', $server->{data} or exit 127;
+            TlawServer::program('postgres'), '-D', $server->{data}, '-c', 'tlaw.checkpoint_seconds=1' or exit 127;
     }
     ok(wait_for(sub { $server->sql('SELECT 1') eq '1' }), 'the server is PID 1');
-    my $id = $server->sql("SELECT tlaw_train(${\$server->tiny(40000)}, again => true)");
-    my $engine = $server->training($id);
-    $server->sql("COPY (SELECT 1) TO PROGRAM 'kill -9 $engine'");
-    wait_for(sub { $server->status($id) eq 'done' }, 60);
-    is($server->sql("SELECT status, attempt FROM tlaw_run WHERE run_id = $id"), 'done|2', 'engine killed: the run is retried');
-    unlike($server->log_text, qr/process .* was terminated by signal 9/, 'the server has not taken the engine for one of its processes');
-    $id = $server->sql("SELECT tlaw_train(${\$server->tiny(40000)}, again => true)");
-    $server->training($id);
     my ($postmaster) = map { $_->[0] } processes($pid);
-    my ($worker) = grep { slurp("/proc/$_/cmdline") =~ /tlaw worker/ } map { $_->[0] } processes($postmaster);
-    kill KILL => $worker;
-    ok(wait_for(sub { $server->log_text =~ /reinitializing/ && $server->sql('SELECT 1') eq '1' }), 'worker killed: the cluster restarts');
-    $server->sql("CALL tlaw_wait($id)");
-    is($server->bits($id), $server->bits($id - 1), 'and the run finishes with the same bits');
+    $server->experiment(20000, sub { $server->sql("SELECT tlaw_train(${\$server->tiny($_[0])}, again => true)") });
+    my ($steps, undef, $id) = $server->interrupted(sub { $server->sql("COPY (SELECT 1) TO PROGRAM 'kill -9 $_[0]'") });
+    is($server->states($id), 'done 2 0 t', 'engine killed: the run is retried');
+    is($server->bits($id), $server->reference($steps), 'with the same bits');
+    unlike($server->log_text, qr/process .* was terminated by signal 9/, 'the server has not taken the engine for one of its processes');
+    my $kills = 0;
+    ($steps, undef, $id) = $server->interrupted(
+        sub {
+            my ($worker) = grep { slurp("/proc/$_/cmdline") =~ /tlaw worker/ } map { $_->[0] } processes($postmaster);
+            $kills += kill KILL => $worker if $worker;
+        });
+    like($server->log_text, qr/reinitializing/, 'worker killed: the cluster restarts');
+    is($server->bits($id), $server->reference($steps), 'and the run finishes with the same bits');
     my $restarts = () = $server->log_text =~ /reinitializing/g;
-    is($restarts, 1, 'its orphaned engine did not restart the cluster once more');
+    is($restarts, $kills, 'its orphaned engine did not restart the cluster once more');
     kill INT => $postmaster;
     waitpid $pid, 0;
 }

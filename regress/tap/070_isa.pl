@@ -47,14 +47,13 @@ isnt($server->bits($first), $server->bits($second), 'another instruction set has
 
 # ---- stop and resume ----
 my ($isa, $precision) = @{ $rows[0] };
-my $whole = train($isa, $precision, 60000, '');
-$server->sql("CALL tlaw_wait($whole)");
-my $killed = train($isa, $precision, 60000, '');
-ok(wait_for(sub { $server->sql("SELECT step FROM tlaw_checkpoint WHERE run_id = $killed AND kind = 'resume'") }), 'a checkpoint');
-kill KILL => $server->training($killed);
-$server->set("tlaw.cpu_isa = 'portable'");
-$server->sql("CALL tlaw_wait($killed)");
-is($server->bits($killed), $server->bits($whole), "$isa, $precision: killed, and resumed while the setting is another: the same bits");
+$server->experiment(10000, sub { train($isa, $precision, $_[0], '') });
+my ($steps, undef, $killed) = $server->interrupted(
+    sub {
+        kill KILL => $_[0];
+        $server->set("tlaw.cpu_isa = 'portable'");
+    });
+is($server->bits($killed), $server->reference($steps), "$isa, $precision: killed, and resumed while the setting is another: the same bits");
 is(column($killed, 'attempt'), 2, 'in two attempts');
 $server->set("tlaw.cpu_isa = 'auto'");
 
@@ -67,7 +66,7 @@ my ($loss, $other) = map { loss_with($_) } 'auto', 'reference';
 is(loss_with('portable'), $loss, 'a model is used with its own');
 isnt($other, $loss, 'or with the one that is set');
 cmp_ok(abs($other / $loss - 1), '<', 1e-5, 'to much the same result');
-my $text = $server->sql([ 'SET client_min_messages = error', "SET tlaw.cpu_isa = 'reference'", "SELECT octet_length(tlaw_generate($whole, 'ab', 5)) > 0" ]);
+my $text = $server->sql([ 'SET client_min_messages = error', "SET tlaw.cpu_isa = 'reference'", "SELECT octet_length(tlaw_generate($killed, 'ab', 5)) > 0" ]);
 is($text, 't', 'also one of another precision');
 
 # ---- refusals ----

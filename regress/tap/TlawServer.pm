@@ -1,5 +1,9 @@
-# A PostgreSQL server of a test's own, with this build of tlaw (TLAW_STAGE, see regress/server.sh) and a small corpus 'c';
-# what the tests of the queue do to it and see of it.  Everything is stopped and removed when the test ends.
+# A PostgreSQL server of a test's own, with a copy of this build of tlaw (TLAW_STAGE, see regress/server.sh) and a small corpus
+# 'c'; what the tests of the queue do to it and see of it.  Everything is stopped and removed when the test ends.
+#
+# Tests hold on a machine of any speed, whatever stands still for seconds meanwhile: nothing is left to the length of a run or of
+# a sleep.  Runs that must not end have 1e7 steps or more, those that something must happen to and that must end are
+# `interrupted`, what is to be is waited for with `wait_for`, and what was at once is asked of the tables (`most_at_once`).
 package TlawServer;
 use strict;
 use warnings;
@@ -14,6 +18,14 @@ my $library = `pg_config --pkglibdir`;
 chomp($bin, $library);
 my @running;
 
+# A copy of the installation for this test alone: it may replace what is in it, and the engines that run it are its own.
+if ($ENV{TLAW_STAGE}) {
+    my $stage = tempdir('/tmp/tlaw_stage.XXXXXX', CLEANUP => 1);
+    chmod 0755, $stage;
+    system('cp', '-r', "$ENV{TLAW_STAGE}/.", $stage) == 0 or die "copying the installation\n";
+    $ENV{TLAW_STAGE} = $stage;
+}
+
 # ---- processes ----
 
 sub slurp {
@@ -25,7 +37,7 @@ sub slurp {
 # The value of a condition once it is true; '' when it has not become true after so many seconds.
 sub wait_for {
     my ($condition, $seconds) = @_;
-    my $until = time + ($seconds // 60);
+    my $until = time + ($seconds // 120);
     my $value;
     until ($value = $condition->()) {
         return '' if time > $until;
@@ -51,15 +63,11 @@ sub as_owner { return $> == 0 ? ('runuser', '-u', 'postgres', '--', 'env', '-C',
 # ---- the server ----
 
 # From here on servers have a GPU that is this machine's processor: the CUDA backend compiled for the host (see
-# regress/cuda_shim) lies in a copy of the installation in the place of the real one.  False where it was not compiled.
+# regress/cuda_shim) in the place of the real one.  False where it was not compiled.
 sub pretend_gpu {
     my $compiled = 'build/regress/tlaw_cuda.so';
     return 0 unless -e $compiled;
-    my $stage = tempdir('/tmp/tlaw_stage.XXXXXX', CLEANUP => 1);
-    chmod 0755, $stage;
-    system('cp', '-r', "$ENV{TLAW_STAGE}/.", $stage) == 0 && system('cp', $compiled, "$stage$library/tlaw_cuda.so") == 0
-        or die 'copying the installation';
-    $ENV{TLAW_STAGE} = $stage;
+    system('cp', $compiled, "$ENV{TLAW_STAGE}$library/tlaw_cuda.so") == 0 or die "copying $compiled\n";
     return 1;
 }
 
@@ -138,7 +146,7 @@ sub engines {
     return map { $_->[0] } grep { $_->[1] eq 'tlaw_engine' && $_->[2] ne 'Z' } map { processes($_) } $self->workers;
 }
 
-# Every engine on the machine that runs the staged program, whoever its parent is.
+# Every engine of this test, whoever its parent is.
 sub stray_engines { return grep { (readlink("/proc/$_/exe") // '') =~ /^\Q$ENV{TLAW_STAGE}\E/ } map { m{(\d+)$} } glob '/proc/[0-9]*'; }
 
 # ---- SQL ----
@@ -204,63 +212,116 @@ sub gpu_run {
 # The arguments of a tiny run of so many steps (some 20,000 a second).
 sub tiny { return "'c', n_layer => 1, d_model => 16, context_length => 16, batch_size => 4, eval_tokens => 500, steps => $_[1]"; }
 
-# Everything that a run measured, but its times, as one string: equal strings are equal bits.
+# Everything that runs measured, but their times, a line a run: equal strings are equal bits.
 sub bits {
-    my ($self, $run) = @_;
+    my ($self, @runs) = @_;
+    my $list = join ',', @runs;
     return $self->sql(qq{
         SELECT concat_ws(' ', r.status, r.train_loss, r.val_loss, r.val_loss_min, r.val_loss_last, r.best_step, r.test_loss,
                r.test_loss_se, r.bits_per_byte, (SELECT encode(sha256, 'hex') FROM tlaw_checkpoint k WHERE k.run_id = r.run_id AND kind = 'model'),
                (SELECT md5(string_agg(concat_ws(',', step, tokens_seen, train_loss, val_loss, learning_rate, grad_norm), ';' ORDER BY step))
                   FROM tlaw_run_loss l WHERE l.run_id = r.run_id), md5(d::text))
-          FROM tlaw_run r LEFT JOIN (SELECT run_id, loss_sum::text AS d FROM tlaw_run_document_loss) d USING (run_id) WHERE run_id = $run});
+          FROM tlaw_run r LEFT JOIN (SELECT run_id, loss_sum::text AS d FROM tlaw_run_document_loss) d USING (run_id) WHERE run_id IN ($list) ORDER BY run_id});
 }
 
 sub status { my ($self, $run) = @_; return $self->sql("SELECT status FROM tlaw_run WHERE run_id = $run"); }
 
-# Whether the run trains by now: an engine works on it, beyond its first steps.
+# The engine that works on a run, once it is beyond the first step.
 sub training {
     my ($self, $run) = @_;
-    return wait_for(sub { $self->sql("SELECT engine_pid FROM tlaw_progress WHERE run_id = $run AND phase = 'train' AND step > 0") });
+    return wait_for(sub { $self->sql("SELECT engine_pid FROM tlaw_progress WHERE run_id = $run AND phase = 'train' AND step > 0") })
+        || die "could not set up: run $run does not train: ", $self->states($run), "\n";
+}
+
+# "status attempt failures alone" of runs.
+sub states {
+    my ($self, @runs) = @_;
+    return $self->sql(q{SELECT string_agg(concat_ws(' ', status, attempt, failures, alone), ', ' ORDER BY run_id) FROM tlaw_run WHERE run_id IN (} . join(',', @runs) . ')');
+}
+
+# Waits for the ends of runs, whatever happens to the server meanwhile.
+sub finish {
+    my ($self, @runs) = @_;
+    my $open = 'SELECT count(*) FROM tlaw_run WHERE status IN (\'queued\', \'running\') AND run_id IN (' . join(',', @runs) . ')';
+    return wait_for(
+        sub {
+            $self->sql("CALL tlaw_wait($_)") for @runs;
+            $self->sql($open) eq '0';
+        },
+        240) || die "runs @runs do not end: ", $self->states(@runs), "\n";
+}
+
+# The most of these runs that were trained at once, of those that were started once.
+sub most_at_once {
+    my ($self, @runs) = @_;
+    my $list = join ',', @runs;
+    return $self->sql(qq{SELECT max(n) FROM (SELECT count(*) AS n FROM tlaw_run a, tlaw_run b WHERE a.run_id IN ($list) AND b.run_id IN ($list)
+        AND a.attempt = 1 AND b.attempt = 1 AND b.started_at <= a.started_at AND coalesce(b.finished_at, 'infinity') > a.started_at GROUP BY a.run_id) c});
 }
 
 # ---- runs that something happens to in the middle ----
 
-# The pid of the one engine that trains all these runs once each has a checkpoint; 0: one has ended before it came to that.
+# What `reference` and `interrupted` train: $queue->($steps) queues runs of so many steps and returns their ids.
+sub experiment {
+    my ($self, $steps, $queue) = @_;
+    @$self{qw(steps queue reference)} = ($steps, $queue, {});
+    return;
+}
+
+# The bits of such runs to which nothing happens.
+sub reference {
+    my ($self, $steps) = @_;
+    return $self->{reference}{$steps} //= do {
+        my @runs = $self->{queue}->($steps);
+        $self->finish(@runs);
+        $self->bits(@runs);
+    };
+}
+
+# The pid of the one engine that trains all these runs once each has a checkpoint; 0: one is done before it comes to that.
 sub caught {
     my ($self, @runs) = @_;
     my $list = join ',', @runs;
     my $seen = wait_for(
         sub {
-            $self->sql(qq{SELECT CASE WHEN bool_or(r.status IN ('done', 'failed', 'cancelled')) THEN 'ended'
+            $self->sql(qq{SELECT CASE WHEN bool_or(r.status IN ('failed', 'cancelled')) THEN 'failed'
+                                      WHEN bool_or(r.status = 'done') THEN 'done'
                                       WHEN bool_and(p.step > 0 AND k.step IS NOT NULL) AND count(DISTINCT engine_pid) = 1 THEN min(engine_pid)::text END
                             FROM tlaw_run r LEFT JOIN tlaw_progress p USING (run_id)
                                  LEFT JOIN tlaw_checkpoint k ON k.run_id = r.run_id AND k.kind = 'resume'
                            WHERE r.run_id IN ($list)});
         });
-    die "could not set up: runs $list are neither trained nor done: " . $self->sql("SELECT string_agg(concat_ws(' ', run_id, status, error), ', ') FROM tlaw_run WHERE run_id IN ($list)") . "\n"
-        unless $seen =~ /^(ended|\d+)$/;
-    return $seen eq 'ended' ? 0 : $seen;
+    die "could not set up: runs @runs are neither trained nor done: ", $self->states(@runs), "\n" unless $seen =~ /^(done|\d+)$/;
+    return $seen eq 'done' ? 0 : $seen;
 }
 
-# Queues runs ($queue->($steps) returns their ids), does something to them in the middle of their first attempt
-# ($act->($engine, @runs)) and waits for their ends; ($steps, $engine, @runs).  On a machine so fast, or with a test so slow, that
-# the first attempt ended all the same, once more with runs of twice as many steps; the next call begins with as many.
-sub interrupted {
-    my ($self, $queue, $act) = @_;
+# Queues runs and calls $act->($engine, @runs) once they have checkpoints, until that returns something true; then
+# ($steps, $engine, @runs).  On a machine so fast, or with a test so slow, that the runs were done before, once more with twice as
+# many steps; the next call begins with as many.  All runs have ended on return.
+sub in_midrun {
+    my ($self, $act) = @_;
     for (1 .. 12) {
-        my @runs = $queue->($self->{steps});
-        my $list = join ',', @runs;
+        my $steps = $self->{steps};
+        my @runs = $self->{queue}->($steps);
         my $engine = $self->caught(@runs);
-        $act->($engine, @runs) if $engine;
-        wait_for(
-            sub {
-                $self->sql("CALL tlaw_wait($_)") for @runs;
-                $self->sql("SELECT bool_and(status NOT IN ('queued', 'running')) FROM tlaw_run WHERE run_id IN ($list)") eq 't';
-            }, 120) or die "could not set up: runs $list do not end\n";
-        return ($self->{steps}, $engine, @runs) if $self->sql("SELECT min(attempt) > 1 FROM tlaw_run WHERE run_id IN ($list)") eq 't';
+        my $hit = $engine && $act->($engine, @runs);
+        $self->finish(@runs);
+        return ($steps, $engine, @runs) if $hit;
         $self->{steps} *= 2;
     }
-    die "could not set up: even runs of $self->{steps} steps end before anything can happen to them\n";
+    die "could not set up: even runs of $self->{steps} steps are done before anything can happen to them\n";
+}
+
+# in_midrun, where what happens is known by a second attempt at each run.
+sub interrupted {
+    my ($self, $act) = @_;
+    return $self->in_midrun(
+        sub {
+            my ($engine, @runs) = @_;
+            $act->($engine, @runs);
+            $self->finish(@runs);
+            return $self->sql('SELECT min(attempt) > 1 FROM tlaw_run WHERE run_id IN (' . join(',', @runs) . ')') eq 't';
+        });
 }
 
 END {
