@@ -159,7 +159,7 @@ static void test_truncation(struct guarded payload, struct guarded room)
         accepted += tlaw_wire_decode(TLAW_RESULT, payload.end - cut, cut, message, &reason) == 0;
     }
     ok(accepted == 0, "no prefix of a RESULT is accepted");
-    ok(strcmp(reason, "field peak_memory is cut short") == 0, "the reason names the field");
+    ok(strcmp(reason, "field thread_flops is cut short") == 0, "the reason names the field");
     memcpy(payload.end - size - 1, frame.data + TLAW_WIRE_HEADER, size);
     payload.end[-1] = 0;
     refused(tlaw_wire_decode(TLAW_RESULT, payload.end - size - 1, size + 1, message, &reason), &reason,
