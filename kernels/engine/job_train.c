@@ -6,6 +6,7 @@
  * same bits (times excepted).
  */
 #include "engine.h"
+#include "tuner.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -35,6 +36,7 @@ struct run {
     struct tlaw_spec spec;
     struct trainer *trainer;
     struct tail tail;
+    struct tuner tuner;
     double thread_flops;     /* FLOP/s */
     double step_seconds;     /* smoothed */
     double validate_seconds; /* of the last validation */
@@ -190,6 +192,7 @@ static double step(struct run *r)
     if (result.diverged)
         diverged(r, "loss", result.loss);
     seconds = engine_now() - begin;
+    r->e->backend->set_threads(r->e->device, tuner_step(&r->tuner, r->e->threads, seconds));
     share = r->step_seconds > 0 ? 1 - exp(-seconds / SMOOTHING_SECONDS) : 1;
     r->step_seconds += share * (seconds - r->step_seconds);
     r->loss = result.loss;

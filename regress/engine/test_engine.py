@@ -63,16 +63,20 @@ def refused(code, text, tokens, name, *frames, **values):
 class Run:
     """What a TRAIN sent."""
 
-    def __init__(self, tokens, run_spec, state=b"", stop_at=None, threads=1, change=None, **values):
+    def __init__(self, tokens, run_spec, state=b"", stop_at=None, threads=1, change=None, processor=None, **values):
         self.losses, self.states, self.documents = [], {}, b""
         self.model = self.result = None
-        self.progress = 0
+        self.threads = []  # of the process, at every PROGRESS
         values.setdefault("checkpoint_seconds", 1e9)
         with Engine(tokens) as engine:
+            if processor is not None:
+                os.sched_setaffinity(engine.pid, [processor])
             engine.send("TRAIN", spec=run_spec, threads=threads, resume_bytes=len(state), **values)
             engine.send_chunks(state)
             for name, got in engine.messages():
                 self.take(name, got)
+                if name == "PROGRESS":
+                    self.threads.append(len(os.listdir("/proc/%d/task" % engine.pid)))
                 if name == "LOSS" and change and got["step"] >= change[0]:
                     engine.send("THREADS", threads=change[1])
                     change = None
@@ -86,8 +90,6 @@ class Run:
             self.documents += got["records"]
         elif name == "RESULT":
             self.result = got
-        elif name == "PROGRESS":
-            self.progress += 1
         elif name == "CHECKPOINT" and got["kind"] == "resume":
             self.states[got["step"]] = got["data"]
         elif name == "CHECKPOINT":
@@ -166,6 +168,14 @@ def test_same_bits(tokens, reference):
     changed = Run(tokens, spec(), change=(1, 2))
     ok(changed.bits() == reference.bits(), "bits: threads changed in mid-run")
     ok(Run(tokens, spec(seed=3)).bits() != reference.bits(), "bits: another seed gives others")
+
+
+def test_full_machine(tokens):
+    """A second thread that does not repay is laid aside, and changes no bit."""
+    values = spec(isa="portable", steps=3000, eval_points=2)
+    alone, crowded = Run(tokens, values), Run(tokens, values, threads=2, processor=min(os.sched_getaffinity(0)))
+    ok(1 in crowded.threads, "threads: told two, on one processor, uses one: %s" % crowded.threads)
+    ok(crowded.bits() == alone.bits(), "threads: with the same bits")
 
 
 def test_resume(tokens, reference):
@@ -488,6 +498,7 @@ def main():
     tokens = test_freeze()
     run = test_train(tokens)
     test_same_bits(tokens, run)
+    test_full_machine(tokens)
     test_resume(tokens, run)
     test_refusals(tokens)
     test_memory(tokens)
