@@ -173,7 +173,8 @@ static void resolve(struct submission *s)
 
     load_corpus(s);
     device_resolve(&s->spec);
-    if (tlaw_spec_resolve(&s->spec, s->train_available, s->val_available, message, sizeof(message)) != 0)
+    if (tlaw_spec_resolve(&s->spec, s->train_available, s->val_available, device_memory(s->spec.device),
+                          message, sizeof(message)) != 0)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", message)));
 }
 

@@ -69,6 +69,12 @@ struct backend {
     void (*free)(struct device *, void *);
     void (*upload)(struct device *, void *to, const void *from, size_t bytes);
     void (*download)(struct device *, void *to, const void *from, size_t bytes);
+    /*
+     * A download of at most DOWNLOAD_AHEAD bytes in two halves: `to` holds what `from` held where the first
+     * was called, at the latest when the second returns.  At most two are under way; they end in their order.
+     */
+    void (*begin_download)(struct device *, void *to, const void *from, size_t bytes);
+    void (*end_download)(struct device *);
     void (*zero)(struct device *, void *, size_t bytes);
     void (*act_to_real)(struct device *, real *out, const act *in, size_t n);
 
@@ -146,6 +152,11 @@ struct backend {
                   const struct segment *segments, int count, const struct adamw *constants,
                   const struct update *update);
 };
+
+#define DOWNLOAD_AHEAD 256
+
+/* end_download where begin_download copies at once. */
+void backend_end_download(struct device *);
 
 /* A GPU, as PROBE names it; unusable: why not, or "". */
 struct backend_device {

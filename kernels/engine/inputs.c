@@ -46,7 +46,7 @@ void engine_check_spec(struct engine *e, const struct tlaw_spec *spec, int64_t t
 
     if (unset)
         engine_fail(e, "input", "the specification lacks %s", unset);
-    if (tlaw_spec_resolve(&copy, train_available, val_available, message, sizeof message))
+    if (tlaw_spec_resolve(&copy, train_available, val_available, 0, message, sizeof message))
         engine_fail(e, "input", "%s", message);
 }
 

@@ -42,6 +42,9 @@ struct run {
     double validate_seconds; /* of the last validation */
     double loss;             /* of the last step */
     double saved;            /* engine_now() of the last checkpoint */
+    double checkpoint_seconds;
+    bool ahead;   /* the next step has begun */
+    double ended; /* engine_now() of the last step's end */
     const char *phase;
 };
 
@@ -178,12 +181,40 @@ static void validate(struct run *r, double grad_norm)
     engine_send(r->e, TLAW_LOSS, &loss);
 }
 
+static bool checkpoint_is_due(const struct run *r)
+{
+    return engine_now() - r->saved >= r->checkpoint_seconds;
+}
+
+/* Whether the step after `step` may begin before that one ends: nothing is to be done between them. */
+static bool may_run_ahead(const struct run *r, int64_t step)
+{
+    return strncmp(r->spec.device, "cuda:", 5) == 0 && !trainer_evaluates(&r->spec, step) &&
+           !checkpoint_is_due(r);
+}
+
+/*
+ * Begins the step that follows, unless it has begun, and on a GPU where possible the one after it, so that
+ * the GPU does not wait for the host; waits for the first.
+ */
+static struct step_result next_step(struct run *r)
+{
+    int64_t next = trainer_step_number(r->trainer) + 1;
+
+    if (!r->ahead)
+        trainer_begin_step(r->trainer);
+    r->ahead = may_run_ahead(r, next);
+    if (r->ahead)
+        trainer_begin_step(r->trainer);
+    return trainer_end_step(r->trainer);
+}
+
 /* One step and its accounts; returns the gradient norm. */
 static double step(struct run *r)
 {
     struct tail *t = &r->tail;
-    double begin = engine_now(), seconds, share;
-    struct step_result result = trainer_step(r->trainer);
+    double begin = r->ahead ? r->ended : engine_now(), seconds, share;
+    struct step_result result = next_step(r);
     int64_t done = trainer_step_number(r->trainer); /* without a step that diverged */
 
     r->e->step = done + result.diverged;
@@ -191,7 +222,8 @@ static double step(struct run *r)
         r->e->grad_norm = result.grad_norm;
     if (result.diverged)
         diverged(r, "loss", result.loss);
-    seconds = engine_now() - begin;
+    r->ended = engine_now();
+    seconds = r->ended - begin;
     r->e->backend->set_threads(r->e->device, tuner_step(&r->tuner, r->e->threads, seconds));
     share = r->step_seconds > 0 ? 1 - exp(-seconds / SMOOTHING_SECONDS) : 1;
     r->step_seconds += share * (seconds - r->step_seconds);
@@ -207,7 +239,7 @@ static double step(struct run *r)
     return result.grad_norm;
 }
 
-static void train(struct run *r, double checkpoint_seconds)
+static void train(struct run *r)
 {
     const struct tlaw_spec *s = &r->spec;
 
@@ -221,7 +253,7 @@ static void train(struct run *r, double checkpoint_seconds)
         grad_norm = step(r);
         if (trainer_evaluates(s, trainer_step_number(r->trainer)))
             validate(r, grad_norm);
-        if (engine_now() - r->saved >= checkpoint_seconds)
+        if (!r->ahead && checkpoint_is_due(r))
             send_state(r);
         report_progress(r);
     }
@@ -336,7 +368,12 @@ static void check_gpu_memory(struct engine *e, const struct tlaw_spec *spec)
 void job_train(struct engine *e, const union tlaw_any_message *request)
 {
     const struct tlaw_train_message *m = &request->train;
-    struct run r = {.e = e, .spec = m->spec, .thread_flops = m->thread_flops, .phase = "train", .loss = NAN};
+    struct run r = {.e = e,
+                    .spec = m->spec,
+                    .thread_flops = m->thread_flops,
+                    .phase = "train",
+                    .loss = NAN,
+                    .checkpoint_seconds = m->checkpoint_seconds};
     char message[TLAW_TEXT_SIZE];
 
     if (!m->spec.isa[0])
@@ -365,6 +402,6 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
         engine_fail_call(e, "input", message);
     if (m->resume_bytes != 0)
         load_state(&r, m->resume_bytes);
-    train(&r, m->checkpoint_seconds);
+    train(&r);
     finish(&r);
 }

@@ -282,14 +282,22 @@ static int64_t default_heads(int64_t d_model)
     return 1;
 }
 
-/* The largest divisor of batch_size whose activations stay below 1 GiB. */
-static int64_t default_micro_batch(const struct tlaw_spec *s)
+/*
+ * The largest divisor of batch_size whose activations stay below 1 GiB; on a GPU of that memory, with which
+ * the run takes at most a quarter of it, so that several fit.
+ */
+static int64_t default_micro_batch(const struct tlaw_spec *s, int64_t memory)
 {
+    bool on_gpu = strncmp(s->device, "cuda", 4) == 0;
     double sequence = (double) s->context_length * (double) activation_bytes(s);
+    struct tlaw_spec with = *s;
 
-    for (int64_t micro = s->batch_size; micro > 1; micro--)
-        if (s->batch_size % micro == 0 && sequence * (double) micro <= (double) (1 << 30))
+    for (int64_t micro = s->batch_size; micro > 1; micro--) {
+        with.micro_batch = micro;
+        if (s->batch_size % micro == 0 && (on_gpu ? tlaw_spec_memory(&with) <= memory / 4
+                                                  : sequence * (double) micro <= (double) (1 << 30)))
             return micro;
+    }
     return 1;
 }
 
@@ -333,7 +341,6 @@ static void resolve_training(struct tlaw_spec *s)
     default_number(&s->beta1, 0.9);
     default_number(&s->beta2, 0.95);
     default_number(&s->grad_clip, 1);
-    default_integer(&s->micro_batch, default_micro_batch(s));
 }
 
 static void resolve_evaluation(struct tlaw_spec *s, int64_t val_available)
@@ -350,8 +357,8 @@ static void resolve_evaluation(struct tlaw_spec *s, int64_t val_available)
     default_word(s->precision, strcmp(s->device, "cpu") == 0 ? "float32" : "bf16");
 }
 
-int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t val_available, char *message,
-                      size_t message_size)
+int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t val_available,
+                      int64_t device_memory, char *message, size_t message_size)
 {
     /* before the rule, which multiplies and divides by them */
     if (check_ranges(spec, true, message, message_size))
@@ -359,6 +366,7 @@ int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t v
     resolve_shape(spec, train_available);
     resolve_training(spec);
     resolve_evaluation(spec, val_available);
+    default_integer(&spec->micro_batch, default_micro_batch(spec, device_memory));
     if (check_words(spec, message, message_size) || check_ranges(spec, false, message, message_size))
         return -1;
     return check_together(spec, train_available, val_available, message, message_size);

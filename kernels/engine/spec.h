@@ -58,11 +58,12 @@ struct tlaw_spec {
 
 /*
  * Fills every field that is TLAW_UNSET (numbers) or "" (strings) by the documented rule and checks the rest.
- * train_available, val_available: tokens of the corpus in those parts.  Returns 0, or -1 with a message that
- * names the argument, the value and what would be accepted.
+ * train_available, val_available: tokens of the corpus in those parts; device_memory: bytes of the GPU that
+ * the run is for, which only a micro_batch left out depends on.  Returns 0, or -1 with a message that names
+ * the argument, the value and what would be accepted.
  */
-int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t val_available, char *message,
-                      size_t message_size);
+int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t val_available,
+                      int64_t device_memory, char *message, size_t message_size);
 
 /* What a number's field accepts on its own, in words ("a whole number from 1 to 1000"). */
 const char *tlaw_spec_accepted(const char *field);

@@ -65,6 +65,8 @@ struct model {
     } inbox;
     void *host_memory;                  /* of model_host_memory */
     int64_t micro_batches;              /* of this step so far */
+    struct update answers[2];           /* of the steps under way, by turns */
+    unsigned begun, ended;              /* steps */
     struct recording *recordings[2][2]; /* a micro-batch: the first of its step? the last? */
 };
 

@@ -292,14 +292,18 @@ void model_step_add(struct model *model, const int32_t *tokens, const int32_t *t
     backend->upload(model->device, (char *) model->activation_memory + skipped, inbox->memory + skipped,
                     inbox->bytes - skipped);
     backend->repeat(model->device, &model->recordings[micro.first][micro.last], run_micro_batch, &micro);
+    if (micro.last)
+        backend->begin_download(model->device, &model->answers[model->begun++ % 2], model->activations.update,
+                                sizeof(struct update));
 }
 
 struct step_result model_step_end(struct model *model)
 {
-    struct update update;
     struct step_result result = {.grad_norm = NAN};
+    struct update update;
 
-    model->backend->download(model->device, &update, model->activations.update, sizeof update);
+    model->backend->end_download(model->device);
+    update = model->answers[model->ended++ % 2];
     result.learning_rate = update.learning_rate;
     result.loss = update.loss * loss_scale(model);
     if (isfinite(result.loss))

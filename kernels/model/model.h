@@ -63,7 +63,9 @@ struct step_result {
 /*
  * A whole training step of spec.batch_size sequences, at the same bits as the calls above and on a GPU one
  * launch a micro-batch: begin, add batch_size / batch micro-batches of [batch, context_length], end.  Only
- * end waits for the device.  step counts from 1.
+ * end waits for the device.  step counts from 1.  The next step may be begun and added before this one ends
+ * (two are under way then, and end in their order), so that a GPU need not wait for the host; of a step that
+ * diverged, the one that follows so is spoilt.
  */
 void model_step_begin(struct model *, int64_t step, double learning_rate);
 void model_step_add(struct model *, const int32_t *tokens, const int32_t *targets);

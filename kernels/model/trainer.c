@@ -22,6 +22,7 @@ struct trainer {
     int32_t *inputs, *targets; /* one micro-batch */
     int64_t filled;            /* its first sequence's number; -1: none yet */
     int64_t step, best_step;   /* best_step -1: nothing kept */
+    int64_t under_way;         /* steps that have begun and not ended */
     double best_loss;
     real *best; /* weights of best_step */
 };
@@ -187,22 +188,33 @@ static void fill_batch(struct trainer *trainer, int64_t sequence)
     }
 }
 
-struct step_result trainer_step(struct trainer *trainer)
+void trainer_begin_step(struct trainer *trainer)
 {
     const struct tlaw_spec *spec = &trainer->spec;
-    int64_t first = trainer->step * spec->batch_size;
-    struct step_result result;
+    int64_t before = trainer->step + trainer->under_way++, first = before * spec->batch_size;
 
-    model_step_begin(trainer->model, trainer->step + 1, trainer_learning_rate(spec, trainer->step));
+    model_step_begin(trainer->model, before + 1, trainer_learning_rate(spec, before));
     for (int64_t done = 0; done < spec->batch_size; done += spec->micro_batch) {
         fill_batch(trainer, first + done);
         model_step_add(trainer->model, trainer->inputs, trainer->targets);
     }
     fill_batch(trainer, first + spec->batch_size); /* while a GPU computes */
-    result = model_step_end(trainer->model);
+}
+
+struct step_result trainer_end_step(struct trainer *trainer)
+{
+    struct step_result result = model_step_end(trainer->model);
+
+    trainer->under_way--;
     if (!result.diverged)
         trainer->step++;
     return result;
+}
+
+struct step_result trainer_step(struct trainer *trainer)
+{
+    trainer_begin_step(trainer);
+    return trainer_end_step(trainer);
 }
 
 /* ---- validation ---- */

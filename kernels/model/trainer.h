@@ -30,6 +30,13 @@ int64_t trainer_step_number(const struct trainer *); /* steps done */
 void trainer_subset(const struct trainer *, int64_t *bytes, int64_t *documents);
 /* One step.  When it diverged, weights, moments and the step number are what they were before. */
 struct step_result trainer_step(struct trainer *);
+/*
+ * The same in two halves: begin gives the device its work, end waits for it and counts the step.  A second
+ * step may begin before the first ends, if nothing is asked of the trainer between them; where the first
+ * diverged the trainer is of no use then.
+ */
+void trainer_begin_step(struct trainer *);
+struct step_result trainer_end_step(struct trainer *);
 /* Whether the specification evaluates after `step` steps (0 and the last always). */
 bool trainer_evaluates(const struct tlaw_spec *spec, int64_t step);
 /*

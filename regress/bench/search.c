@@ -252,7 +252,7 @@ int main(int argc, char **argv)
     spec.vocab_size = corpus.header->vocab_size;
     if (!spec.isa[0])
         snprintf(spec.isa, sizeof spec.isa, "%s", backend_cpu_isa(spec.precision));
-    if (tlaw_spec_resolve(&spec, corpus.header->tokens[PART_TRAIN], corpus.header->tokens[PART_VALIDATION],
+    if (tlaw_spec_resolve(&spec, corpus.header->tokens[PART_TRAIN], corpus.header->tokens[PART_VALIDATION], 0,
                           message, sizeof message))
         fail(message);
     train(&spec, &corpus, then_compare);

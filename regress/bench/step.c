@@ -246,23 +246,27 @@ struct bench {
     int64_t step;
 };
 
-static void one_step(struct bench *b)
+static void begin_step(struct bench *b)
 {
     model_step_begin(b->model, ++b->step, 1e-4);
     model_step_add(b->model, b->tokens, b->targets);
-    model_step_end(b->model);
 }
 
-/* Tokens a second over at least `limit` seconds. */
+/* Tokens a second over at least `limit` seconds; as in a run, a step begins before the one before it ends. */
 static double run(struct bench *b, double limit)
 {
     double start = seconds(), elapsed;
     int steps = 0;
 
+    begin_step(b);
     do {
-        one_step(b);
+        begin_step(b);
+        model_step_end(b->model);
         steps++;
-    } while ((elapsed = seconds() - start) < limit);
+    } while (seconds() - start < limit);
+    model_step_end(b->model);
+    steps++;
+    elapsed = seconds() - start;
     return steps * (double) (b->spec.batch_size * b->spec.context_length) / elapsed;
 }
 
@@ -277,7 +281,8 @@ static void profile(struct bench *b, const struct backend *backend, struct devic
     memset(work, 0, sizeof work);
     start = seconds();
     do {
-        one_step(b);
+        begin_step(b);
+        model_step_end(b->model);
         steps++;
     } while ((total = seconds() - start) < 3);
     printf("%s %s, %d threads, L%d d%d h%d T%d B%d V%d: %.0f tokens/s, %.2f ms a step, %.1f %% of the peak "

@@ -32,17 +32,23 @@ struct shim_preference {
 
 const char *cublasLtGetStatusString(cublasStatus_t status)
 {
-    return status == CUBLAS_STATUS_NOT_SUPPORTED ? "not supported" : "invalid value";
+    return status == CUBLAS_STATUS_NOT_SUPPORTED ? "not supported" : "invalid value or internal error";
+}
+
+/* All may wait for the device, or fail while any stream is captured. */
+static cublasStatus_t alone()
+{
+    return shim_finish_all() == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INTERNAL_ERROR;
 }
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *)
 {
-    return CUBLAS_STATUS_SUCCESS;
+    return alone();
 }
 
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t)
 {
-    return CUBLAS_STATUS_SUCCESS;
+    return alone();
 }
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out, cublasComputeType_t compute,
@@ -148,6 +154,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
          i++)
         if (preference->values[i] != 16)
             return CUBLAS_STATUS_INVALID_VALUE;
+    if (alone() != CUBLAS_STATUS_SUCCESS)
+        return CUBLAS_STATUS_INTERNAL_ERROR;
     *found = is_possible(product, a, b, d);
     *out = {};
     return *found ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
@@ -263,6 +271,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
         !is_aligned(D) || (product->epilogue & 4 && !is_aligned(product->bias)) ||
         (product->epilogue & 128 && !is_aligned(product->aux)))
         return CUBLAS_STATUS_INVALID_VALUE;
+    if (product->epilogue & 32 && d->columns % 4 == 3) /* now and then it is refused */
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     if (product->compute == CUBLAS_COMPUTE_32I &&
         (*(const int32_t *) alpha != 1 || *(const int32_t *) beta != 0))
         return CUBLAS_STATUS_NOT_SUPPORTED;

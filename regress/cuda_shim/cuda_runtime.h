@@ -29,10 +29,11 @@ using std::min;
 struct uint3 {
     unsigned x, y, z;
 };
-struct uint4 {
+/* Loads and stores of a vector that is not aligned as CUDA asks end the test: -fsanitize=alignment. */
+struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
-struct float2 {
+struct alignas(8) float2 {
     float x, y;
 };
 struct dim3 {
@@ -174,6 +175,8 @@ cudaError_t cudaFreeHost(void *);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void *, int value, size_t, cudaStream_t);
 
+/* What waits for the whole device: fails while any stream is captured. */
+cudaError_t shim_finish_all();
 /* Puts something to do at the end of a stream, or of the graph that is being captured from it. */
 cudaError_t shim_submit(cudaStream_t, const std::function<void()> &task);
 void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel);

@@ -4,6 +4,8 @@
 
 #include <cuda_bf16.h>
 
+#include <stdlib.h>
+
 struct fragment_a {
     uint32_t x[4];
 };
@@ -27,11 +29,19 @@ static inline uint32_t two(__nv_bfloat16 first, __nv_bfloat16 second)
     return first.bits | (uint32_t) second.bits << 16;
 }
 
+/* ldmatrix takes rows at multiples of 16 bytes. */
+static inline void check_rows(const __nv_bfloat16 *tile, int ld)
+{
+    if ((uintptr_t) tile % 16 || ld % 8)
+        abort();
+}
+
 static inline struct fragment_a load_a(const __nv_bfloat16 *tile, int ld)
 {
     int q = threadIdx.x % 32 / 4, r = threadIdx.x % 4;
     struct fragment_a a;
 
+    check_rows(tile, ld);
     for (int i = 0; i < 4; i++) {
         const __nv_bfloat16 *at = tile + (q + i % 2 * 8) * ld + 2 * r + i / 2 * 8;
 
@@ -44,6 +54,7 @@ static inline struct fragment_b load_b(const __nv_bfloat16 *tile, int ld)
 {
     const __nv_bfloat16 *at = tile + threadIdx.x % 32 / 4 * ld + threadIdx.x % 4 * 2;
 
+    check_rows(tile, ld);
     return {{two(at[0], at[1]), two(at[8], at[9])}};
 }
 
@@ -51,6 +62,7 @@ static inline struct fragment_b load_b_rows(const __nv_bfloat16 *tile, int ld)
 {
     const __nv_bfloat16 *at = tile + threadIdx.x % 4 * 2 * ld + threadIdx.x % 32 / 4;
 
+    check_rows(tile, ld);
     return {{two(at[0], at[ld]), two(at[8 * ld], at[9 * ld])}};
 }
 

@@ -55,8 +55,10 @@ static void work(shim_stream *stream, size_t most)
 }
 
 /* Waits for the whole device, which nobody may while any of its streams is captured. */
-static cudaError_t finish_all()
+cudaError_t shim_finish_all()
 {
+    holding all(lock);
+
     for (shim_stream *stream : streams)
         if (stream->captured)
             return cudaErrorStreamCaptureUnsupported;
@@ -281,7 +283,7 @@ cudaError_t cudaFree(void *memory)
 {
     holding all(lock);
 
-    if (finish_all() != cudaSuccess)
+    if (shim_finish_all() != cudaSuccess)
         return cudaErrorStreamCaptureUnsupported;
     if (memory) {
         munmap(mappings.at(memory).at, mappings.at(memory).size);
@@ -316,7 +318,7 @@ cudaError_t cudaFreeHost(void *memory)
 {
     holding all(lock);
 
-    if (finish_all() != cudaSuccess)
+    if (shim_finish_all() != cudaSuccess)
         return cudaErrorStreamCaptureUnsupported;
     pinned.erase((char *) memory);
     free(memory);

@@ -1,14 +1,13 @@
 /*
  * Running kernels on the host: fibers, barriers.
  *
- * Every thread of a block has a fiber that lives as long as the process; fibers switch by setjmp and longjmp
- * (swapcontext would make two system calls each time).  A warp runs until all its lanes wait for the block or
- * are done.  A block in which nobody can go on (a barrier that not all threads reach) ends the process.  One
- * launch runs at a time: the caller, runtime.cpp, holds its lock.
+ * Every thread of a block has a fiber that lives as long as the process; fibers switch by exchanging stack
+ * pointers (where that is not written: by swapcontext, which makes two system calls each time).  A warp runs
+ * until all its lanes wait for the block or are done.  A block in which nobody can go on (a barrier that not
+ * all threads reach) ends the process.  One launch runs at a time: the caller, runtime.cpp, holds its lock.
  */
 #include <cuda_runtime.h>
 
-#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <ucontext.h>
@@ -20,14 +19,61 @@
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
+/* ---- places: where a fiber or the scheduler stopped ---- */
+
+#ifdef __x86_64__
+struct place {
+    void *stack_pointer;
+};
+
+__attribute__((naked, noinline, noipa)) static void exchange_stacks(void **save, void *to)
+{
+    __asm__("push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15\n"
+            "mov %rsp, (%rdi); mov %rsi, %rsp\n"
+            "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret");
+}
+
+static void switch_places(struct place *from, struct place *to)
+{
+    exchange_stacks(&from->stack_pointer, to->stack_pointer);
+}
+
+/* A place from which `main` begins: six registers, then where to return to. */
+static void prepare(struct place *place, void (*main)())
+{
+    void **top = (void **) ((char *) aligned_alloc(64, STACK) + STACK);
+
+    top[-2] = (void *) main;
+    place->stack_pointer = top - 8;
+}
+#else
+struct place {
+    ucontext_t context;
+};
+
+static void switch_places(struct place *from, struct place *to)
+{
+    swapcontext(&from->context, &to->context);
+}
+
+static void prepare(struct place *place, void (*main)())
+{
+    getcontext(&place->context);
+    place->context.uc_stack.ss_sp = aligned_alloc(64, STACK);
+    place->context.uc_stack.ss_size = STACK;
+    makecontext(&place->context, main, 0);
+}
+#endif
+
+/* ---- fibers ---- */
+
 struct barrier {
     unsigned members, arrived;
     unsigned long generation;
 };
 
 static struct fiber {
-    ucontext_t start;
-    jmp_buf where;
+    struct place place;
     bool started, done;
     unsigned exchanges;
 } fibers[MOST_THREADS];
@@ -38,15 +84,14 @@ static struct warp {
 } warps[MOST_THREADS / WARP];
 
 static struct barrier block_barrier;
-static jmp_buf scheduler;
+static struct place scheduler;
 static const std::function<void()> *running;
 static unsigned current; /* thread */
 static unsigned long progress;
 
 static void yield()
 {
-    if (!_setjmp(fibers[current].where))
-        _longjmp(scheduler, 1);
+    switch_places(&fibers[current].place, &scheduler);
 }
 
 static void open_if_full(struct barrier *barrier)
@@ -108,16 +153,10 @@ static void resume(unsigned thread)
 
     current = thread;
     threadIdx.x = thread;
-    if (_setjmp(scheduler))
-        return;
-    if (fiber->started)
-        _longjmp(fiber->where, 1);
+    if (!fiber->started)
+        prepare(&fiber->place, fiber_main);
     fiber->started = true;
-    getcontext(&fiber->start);
-    fiber->start.uc_stack.ss_sp = aligned_alloc(64, STACK);
-    fiber->start.uc_stack.ss_size = STACK;
-    makecontext(&fiber->start, fiber_main, 0);
-    setcontext(&fiber->start);
+    switch_places(&scheduler, &fiber->place);
 }
 
 /* The i-th of n in this launch's order: forward, backward, or by odd steps. */

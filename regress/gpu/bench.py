@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 
+import libraries
+
 SHAPES = {  # L, d_model, heads, T, B, V
     "124M": (12, 768, 12, 1024, 32, 50304),
     "10M": (6, 384, 6, 256, 16, 256),
@@ -218,6 +220,7 @@ def main():
     unknown = set(given.stages) - set(STAGES)
     if unknown:
         arguments.error("no such stage: %s; %s are" % (", ".join(unknown), ", ".join(STAGES)))
+    os.environ["LD_LIBRARY_PATH"] = libraries.search_path()
     os.environ["TLAW_ENGINE"] = os.path.join(os.path.abspath(given.folder), "tlaw_engine")
     sys.path.insert(0, os.path.join(os.path.abspath(given.folder), "regress", "engine"))
     bench = Bench(given.folder, time.monotonic() + given.t)

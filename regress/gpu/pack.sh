@@ -16,7 +16,7 @@ done
 cp "$library" "$folder/tlaw_cuda.so"
 strip --strip-unneeded "$folder/tlaw_cuda.so"
 cp "$top"/kernels/engine/{wire,spec}.h "$folder/kernels/engine"
-for part in gpu/{test.sh,sql.sh,study.sql,check_engine.py,bench.py} engine/{engine_driver,test_engine,test_many_runs}.py bench/torch_step.py; do
+for part in gpu/{test.sh,sql.sh,study.sql,check_engine.py,bench.py,libraries.py} engine/{engine_driver,test_engine,test_many_runs}.py bench/torch_step.py; do
     install -D "$top/regress/$part" "$folder/regress/$part"
 done
 # the installation, whose engine and library are those above

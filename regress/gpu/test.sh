@@ -8,6 +8,15 @@
 # LD_LIBRARY_PATH, the system, /usr/local/cuda*, or the Python packages of PyTorch.  -t: seconds for all stages together;
 # what would begin after that is left out.  Where FOLDER has the backend that was compiled for the host (`make
 # gpu-test-host`), stages that need a real device are left out.
+#
+# With a borrowed GPU and half an hour, what tells most comes first (measurements between the checks, since wrong numbers need
+# no speed, and sanitizers last, since they are slow):
+#   1. test.sh build/gpu -t 420 devices operations runs engine
+#   2. bench.py build/gpu -t 480 rate 124M 10M 1M profile
+#   3. test.sh build/gpu -t 300 neighbours memcheck sql
+#   4. bench.py build/gpu -t 240 study10M study1M neighbours
+#   5. test.sh build/gpu -t 300 racecheck synccheck initcheck
+# Each fits a call of ten minutes and prints what it has when time is up; -o LOGS keeps the whole output.
 set -u
 budget=3600 logs=
 folder=$(cd "${1:?FOLDER}" && pwd) || exit 2
@@ -27,17 +36,8 @@ export TLAW_ENGINE=$folder/tlaw_engine PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECOD
 regress=$folder/regress
 summary=() failed=0
 
-# The folder of a Python package of NVIDIA's that has cuBLASLt.
-wheel_libraries() {
-    python3 - 2>/dev/null <<'PYTHON'
-import glob, site, sys
-folders = [p for p in sys.path if p] + [site.getusersitepackages()]
-found = [f for p in folders for f in glob.glob(p + "/nvidia/*/lib/libcublasLt.so.*")]
-print(found[0].rsplit("/", 1)[0] if found else "")
-PYTHON
-}
-wheels=$(wheel_libraries)
-[ -z "$wheels" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$wheels
+LD_LIBRARY_PATH=$(python3 "$regress/gpu/libraries.py")
+export LD_LIBRARY_PATH
 
 note() { summary+=("$(printf '%-11s %s' "$1" "$2")"); echo "== $1: $2"; }
 
@@ -65,13 +65,19 @@ on_device() { # the stage needs a real one
     [ -z "$host" ] || { note "$1" "left out: the device is this machine's processor"; return 1; }
 }
 
+# sanitize TOOL OPTION...: over fewer calls of each operation; "ours": over this backend's kernels only, not cuBLASLt's
 sanitize() {
-    local name=$1 sanitizer
+    local name=$1 sanitizer options=()
     shift
     on_device "$name" || return
     sanitizer=$(command -v compute-sanitizer || find /usr/local/cuda*/ /opt/nvidia -name compute-sanitizer -type f -perm -u+x 2>/dev/null | head -n 1)
     [ -n "$sanitizer" ] || { note "$name" "left out: no compute-sanitizer here"; return; }
-    run "$name" 150 "$sanitizer" --error-exitcode 1 --tool "$@" "$folder/test_cuda"
+    if [ "${1-}" = ours ]; then
+        options=(--kernel-name kns=_kernel)
+        "$sanitizer" --help | grep -q -- --kernel-name || options=(--kernel-regex kns=_kernel) # before 2025
+        shift
+    fi
+    run "$name" 150 "$sanitizer" --error-exitcode 1 --tool "$name" "${options[@]}" "$@" "$folder/test_cuda" few
     grep -h 'ERROR SUMMARY\|RACECHECK SUMMARY' "$logs/$name" | tail -n 1
 }
 
@@ -88,8 +94,9 @@ for stage in $stages; do
         neighbours) run neighbours 120 "$folder/test_cuda_knn" ;;
         runs) on_device runs && { run runs 180 "$folder/check_run" && grep '^#\|^ok' "$logs/runs"; } ;;
         engine) run engine 180 python3 "$regress/gpu/check_engine.py" ${host:+host} && grep '^#' "$logs/engine" ;;
-        memcheck) sanitize memcheck memcheck --leak-check full ;;
-        racecheck | synccheck | initcheck) sanitize "$stage" "$stage" ;;
+        memcheck) sanitize memcheck --leak-check full ;;
+        racecheck | synccheck) sanitize "$stage" ours ;;
+        initcheck) sanitize initcheck ;;
         sql) run sql 240 "$regress/gpu/sql.sh" "$folder" ${host:+host} && grep '^#' "$logs/sql" ;;
         *) echo "no such stage: $stage"; exit 2 ;;
     esac

@@ -23,6 +23,7 @@
 static size_t offset = 1;
 static int most_threads = 3;
 static double largest_shape = INFINITY; /* product of its sizes */
+static int variant_step = 1;            /* of the ways to call an operation, every how many-th is tried */
 
 /* One call of an operation on one backend: its arrays, and what came out. */
 struct run {
@@ -368,7 +369,7 @@ static void check(const struct subject *subject, const char *name, operation op,
     const char *which = "", *worst_output = "";
     bool steady = true, guarded = true;
 
-    for (int variant = 0; variant < variants; variant++) {
+    for (int variant = 0; variant < variants; variant += variant_step) {
         struct run truth = call(&reference_backend, subject->reference_device, op, shape, variant);
         struct run first = {0};
 
@@ -453,7 +454,7 @@ static const struct {
     {"cross-entropy rows C V",
      cross_entropy,
      4,
-     {{1, 4, 3}, {5, 7, 257}, {64, 64, 64}, {33, 16, 65}, {300, 24, 1000}, {70, 5, 4099}}},
+     {{1, 4, 3}, {5, 7, 257}, {64, 64, 64}, {33, 16, 65}, {300, 24, 1000}, {70, 5, 4099}, {140, 3, 2100}}},
     {"optimiser n", optimiser, 4, {{1}, {7}, {64}, {1025}, {100003}}},
 };
 

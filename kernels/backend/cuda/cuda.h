@@ -54,6 +54,15 @@ struct weights {
     struct weights *next;
 };
 
+/* A download that has begun. */
+#define LANDINGS 2
+struct landing {
+    void *memory; /* pinned, DOWNLOAD_AHEAD bytes */
+    cudaEvent_t done;
+    void *to;
+    size_t bytes;
+};
+
 /* Pinned memory that a small copy goes through. */
 #define STAGES      4
 #define STAGE_BYTES ((size_t) 1 << 20)
@@ -72,6 +81,8 @@ struct device {
     bool recording;
     struct stage stages[STAGES];
     unsigned staged; /* copies so far: stages take turns, so that nobody waits for them */
+    struct landing landings[LANDINGS];
+    unsigned begun, ended; /* downloads; they take turns as well */
 };
 
 /* ---- device.cu ---- */
@@ -98,7 +109,11 @@ template <class T> real *alloc_weights(struct device *, size_t n);
 void free_memory(struct device *, void *memory);
 void upload(struct device *, void *to, const void *from, size_t bytes);
 void download(struct device *, void *to, const void *from, size_t bytes);
+void begin_download(struct device *, void *to, const void *from, size_t bytes);
+void end_download(struct device *);
 void zero(struct device *, void *to, size_t bytes);
+/* Waits until the device has done all it was given. */
+void settle(struct device *);
 
 /* ---- recording.cu ---- */
 void repeat(struct device *, struct recording **recording, void (*body)(void *arg), void *arg);

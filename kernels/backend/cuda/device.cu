@@ -83,6 +83,7 @@ static void close_device(struct device *device)
 {
     product_close(device);
     memory_close(device);
+    std::lock_guard<std::mutex> turn(whole_device); /* cuBLASLt may wait for the GPU */
     if (device->products)
         cublasLtDestroy(device->products);
     if (device->stream)
@@ -116,7 +117,10 @@ static int open_products(struct device *device, char *message, size_t message_si
         snprintf(message, message_size, "%s", dlerror());
         return -1;
     }
-    status = cublasLtCreate(&device->products);
+    {
+        std::lock_guard<std::mutex> turn(whole_device);
+        status = cublasLtCreate(&device->products);
+    }
     if (status == CUBLAS_STATUS_SUCCESS)
         return 0;
     snprintf(message, message_size, "cuBLASLt: %s", cublasLtGetStatusString(status));
@@ -165,6 +169,8 @@ static const struct backend table = {
     .free = free_memory,
     .upload = upload,
     .download = download,
+    .begin_download = begin_download,
+    .end_download = end_download,
     .zero = zero,
     .act_to_real = act_to_real<T>,
     .repeat = repeat,

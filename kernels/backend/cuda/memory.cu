@@ -13,24 +13,39 @@
 #include <string.h>
 #include <time.h>
 
-#define SPINS          2000 /* polls before a wait sleeps between them: some milliseconds */
+#define SPINS          500 /* polls before a wait sleeps between them: a fraction of a millisecond */
 #define NAP_NANOSECOND 20000
 
 std::mutex whole_device;
 
+/* Pinned memory with the event of its last copy. */
+static cudaError_t pin(void **memory, cudaEvent_t *done, size_t bytes)
+{
+    cudaError_t error = cudaEventCreateWithFlags(done, cudaEventDisableTiming);
+
+    return error == cudaSuccess ? cudaHostAlloc(memory, bytes, cudaHostAllocDefault) : error;
+}
+
+static void unpin(void *memory, cudaEvent_t done)
+{
+    if (memory)
+        cudaFreeHost(memory);
+    if (done)
+        cudaEventDestroy(done);
+}
+
 cudaError_t memory_open(struct device *device)
 {
     std::lock_guard<std::mutex> turn(whole_device);
+    cudaError_t error = cudaSuccess;
 
-    for (auto &stage : device->stages) {
-        cudaError_t error = cudaEventCreateWithFlags(&stage.done, cudaEventDisableTiming);
-
+    for (auto &stage : device->stages)
         if (error == cudaSuccess)
-            error = cudaHostAlloc(&stage.memory, STAGE_BYTES, cudaHostAllocDefault);
-        if (error != cudaSuccess)
-            return error;
-    }
-    return cudaSuccess;
+            error = pin(&stage.memory, &stage.done, STAGE_BYTES);
+    for (auto &landing : device->landings)
+        if (error == cudaSuccess)
+            error = pin(&landing.memory, &landing.done, DOWNLOAD_AHEAD);
+    return error;
 }
 
 void memory_close(struct device *device)
@@ -39,12 +54,10 @@ void memory_close(struct device *device)
 
     for (auto &buffer : device->scratch)
         cudaFree(buffer.memory); /* waits for the device */
-    for (auto &stage : device->stages) {
-        if (stage.memory)
-            cudaFreeHost(stage.memory);
-        if (stage.done)
-            cudaEventDestroy(stage.done);
-    }
+    for (auto &stage : device->stages)
+        unpin(stage.memory, stage.done);
+    for (auto &landing : device->landings)
+        unpin(landing.memory, landing.done);
 }
 
 /* ---- waiting ---- */
@@ -60,6 +73,14 @@ static void wait_for(cudaEvent_t event)
         else
             nanosleep(&nap, NULL);
     check(error, "waiting for the device");
+}
+
+void settle(struct device *device)
+{
+    struct stage *stage = &device->stages[device->staged++ % STAGES];
+
+    check(cudaEventRecord(stage->done, device->stream), "waiting for the device");
+    wait_for(stage->done);
 }
 
 /* The stage whose turn it is, when its last copy is done.  A recording would repeat a copy of old contents.
@@ -219,6 +240,27 @@ void download(struct device *device, void *to, const void *from, size_t bytes)
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device->stream),
           "copying from the device");
     check(cudaStreamSynchronize(device->stream), "copying from the device");
+}
+
+void begin_download(struct device *device, void *to, const void *from, size_t bytes)
+{
+    struct landing *landing = &device->landings[device->begun++ % LANDINGS];
+
+    if (device->recording)
+        check(cudaErrorStreamCaptureUnsupported, "a copy between host and device");
+    landing->to = to;
+    landing->bytes = bytes;
+    check(cudaMemcpyAsync(landing->memory, from, bytes, cudaMemcpyDeviceToHost, device->stream),
+          "copying from the device");
+    check(cudaEventRecord(landing->done, device->stream), "copying from the device");
+}
+
+void end_download(struct device *device)
+{
+    struct landing *landing = &device->landings[device->ended++ % LANDINGS];
+
+    wait_for(landing->done);
+    memcpy(landing->to, landing->memory, landing->bytes);
 }
 
 void zero(struct device *device, void *to, size_t bytes)

@@ -89,9 +89,15 @@ static void set_pointers(struct plan *plan, const void *bias, const void *aux)
         set(plan->description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
 }
 
-/* Lets the heuristic choose; plan->usable says whether it found anything. */
+/*
+ * Lets the heuristic choose; plan->usable says whether it found anything.  It may look at the device's
+ * streams, so not while one is recorded (cuBLASLt 13.3 then fails).
+ */
 static void choose_algorithm(struct device *device, struct plan *plan)
 {
+    if (device->recording)
+        check(cudaErrorStreamCaptureUnsupported, "planning a product");
+    std::lock_guard<std::mutex> turn(whole_device);
     cublasLtMatmulPreference_t preference;
     cublasLtMatmulHeuristicResult_t found = {};
     int count = 0;
@@ -157,39 +163,45 @@ void product_close(struct device *device)
     }
 }
 
-/* y[M,N] (+)= x w by a plan; false when cuBLASLt has no algorithm for it. */
+/* y[M,N] (+)= x w by a plan; false when cuBLASLt has no algorithm for it, or has one and refuses it. */
 static bool run(struct device *device, const struct shape *s, void *y, const void *x, const void *w,
                 const void *bias, const void *aux)
 {
     struct plan *plan = plan_for(device, s);
     float one = 1, add = s->accumulate ? 1 : 0;
+    void *workspace = plan->usable ? scratch(device, SCRATCH_WORKSPACE, plan->workspace) : NULL;
+    cublasStatus_t status;
 
     if (!plan->usable)
         return false;
     set_pointers(plan, bias, aux);
-    check_product(cublasLtMatmul(device->products, plan->description, &one, w, plan->w, x, plan->x, &add, y,
-                                 plan->y, y, plan->y, &plan->algorithm,
-                                 scratch(device, SCRATCH_WORKSPACE, plan->workspace), plan->workspace,
-                                 device->stream),
-                  "a product");
-    return true;
+    status =
+        cublasLtMatmul(device->products, plan->description, &one, w, plan->w, x, plan->x, &add, y, plan->y, y,
+                       plan->y, &plan->algorithm, workspace, plan->workspace, device->stream);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED)
+        plan->usable = false; /* nothing was launched, and nothing will be: the same bits always */
+    else
+        check_product(status, "a product");
+    return plan->usable;
 }
 
 /* ---- operands ---- */
 
-/* out[rows, ld] = in[rows, columns] in the type T; a last row of extra[columns] when given; a thread an
- * element */
+/* out[rows, ld] = in[rows, columns] in the type T, zeros beyond; a last row of extra[columns] when given; a
+ * thread an element of out */
 template <class T, class From>
 __global__ void __launch_bounds__(THREADS)
-    operand_kernel(T *out, size_t ld, const From *in, const float *extra, int rows, int columns)
+    operand_kernel(T *out, int ld, const From *in, const float *extra, int rows, int columns)
 {
     size_t i = (size_t) blockIdx.x * THREADS + threadIdx.x;
-    size_t row = i / columns, column = i % columns;
+    size_t row = i / ld, column = i % ld;
 
-    if (row < rows)
-        out[row * ld + column] = from_float<T>(as_float(in[i]));
-    else if (extra && row == rows)
-        out[row * ld + column] = from_float<T>(extra[column]);
+    if (row >= rows + (extra ? 1 : 0))
+        return;
+    if (column >= columns)
+        out[i] = from_float<T>(0);
+    else
+        out[i] = from_float<T>(row < rows ? as_float(in[row * columns + column]) : extra[column]);
 }
 
 template <class T> int padded(int columns)
@@ -207,8 +219,8 @@ static struct operand copy_operand(struct device *device, enum scratch which, co
     size_t lines = (size_t) rows + (extra ? 1 : 0);
     T *out = (T *) scratch(device, which, lines * ld * sizeof(T));
 
-    launch(device, operand_kernel<T, From>, blocks_for(lines * columns, THREADS), THREADS, out, (size_t) ld,
-           in, extra, rows, columns);
+    launch(device, operand_kernel<T, From>, blocks_for(lines * ld, THREADS), THREADS, out, ld, in, extra,
+           rows, columns);
     return operand{out, ld, false};
 }
 

@@ -14,14 +14,22 @@ struct recording {
     uint64_t moves;        /* the device's when it was captured */
 };
 
+/* Once it is not under way any more. */
+static void destroy(struct device *device, struct recording *recording)
+{
+    if (!recording->graph)
+        return;
+    settle(device);
+    check(cudaGraphExecDestroy(recording->graph), "forgetting a graph");
+    recording->graph = NULL;
+}
+
 static void capture(struct device *device, struct recording *recording, void (*body)(void *arg), void *arg)
 {
+    destroy(device, recording);
     std::lock_guard<std::mutex> turn(whole_device);
     cudaGraph_t graph;
 
-    if (recording->graph)
-        check(cudaGraphExecDestroy(recording->graph), "forgetting a graph");
-    recording->graph = NULL;
     recording->moves = device->moves;
     /* of this thread: others may allocate and launch meanwhile */
     check(cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal), "recording a graph");
@@ -51,8 +59,7 @@ void repeat(struct device *device, struct recording **slot, void (*body)(void *a
 
 void forget(struct device *device, struct recording *recording)
 {
-    (void) device;
-    if (recording && recording->graph)
-        check(cudaGraphExecDestroy(recording->graph), "forgetting a graph");
+    if (recording)
+        destroy(device, recording);
     free(recording);
 }
