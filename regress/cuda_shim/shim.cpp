@@ -26,7 +26,7 @@ struct place {
     void *stack_pointer;
 };
 
-__attribute__((naked, noinline, noipa)) static void exchange_stacks(void **save, void *to)
+__attribute__((naked, noinline, noipa)) static void exchange_stacks(void **, void *)
 {
     __asm__("push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15\n"
             "mov %rsp, (%rdi); mov %rsi, %rsp\n"
