@@ -145,6 +145,6 @@ void ISA_NAME(product)(struct device *device, const struct product *p)
     w.packed = device_shared(device, SCRATCH_PACKED, (size_t) (w.panels * w.K * NR) * sizeof *w.packed);
     pool_run(device->pool, w.panels, pack_panel, &w);
     w.cut = cut_units((p->M + MOST_ROWS - 1) / MOST_ROWS, w.panels, BLOCK_TILES, BLOCK_PANELS,
-                      8 * pool_threads(device->pool));
+                      units_wanted(device, 8));
     pool_run(device->pool, w.cut.units, multiply_block, &w);
 }

@@ -351,6 +351,6 @@ void ISA_NAME(product)(struct device *device, const struct product *p)
     }
     pool_run(device->pool, w.panels + copies, pack, &w);
     w.cut = cut_units((p->M + w.height - 1) / w.height, w.panels, UNIT_TILES,
-                      least(w.panels, PANELS_CELLS / NR / least(w.K, KC)), 16 * pool_threads(device->pool));
+                      least(w.panels, PANELS_CELLS / NR / least(w.K, KC)), units_wanted(device, 16));
     pool_run(device->pool, w.cut.units, multiply_block, &w);
 }

@@ -53,6 +53,14 @@ struct cut {
     long tiles, panels, row_blocks, units;
 };
 
+/* Units for each of several threads, so that they end together; one thread has nobody to wait for. */
+static inline long units_wanted(struct device *device, long each)
+{
+    long threads = pool_threads(device->pool);
+
+    return threads > 1 ? each * threads : 1;
+}
+
 /* Cuts all of C into units of at most that many tiles and panels, enough of them to go round. */
 static inline struct cut cut_units(long all_tiles, long all_panels, long tiles, long panels, long wanted)
 {
