@@ -19,7 +19,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#define POLL_MS   200
+#define POLL_MS   200  /* most between two looks */
+#define LEAST_MS  20   /* and the least; in between a twentieth of what was waited so far */
 #define NOTICE_MS 5000 /* between two notices */
 #define LAUNCH_MS 3000 /* between two attempts to start a worker */
 
@@ -197,9 +198,18 @@ static bool poll_target(struct target *target)
     return ended;
 }
 
+/* Milliseconds to the next look: who waits for a short run waits little longer than that. */
+static long next_look(TimestampTz start)
+{
+    long waited = TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+
+    return Max(LEAST_MS, Min(waited / 20, POLL_MS));
+}
+
 static void wait_for(FunctionCallInfo fcinfo, struct target *target)
 {
     CallContext *context = (CallContext *) fcinfo->context;
+    TimestampTz start = GetCurrentTimestamp();
     MemoryContext context_of_poll;
 
     if (context == NULL || !IsA(context, CallContext) || context->atomic)
@@ -209,7 +219,7 @@ static void wait_for(FunctionCallInfo fcinfo, struct target *target)
     if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
         elog(ERROR, "SPI_connect failed");
     context_of_poll = AllocSetContextCreate(CurrentMemoryContext, "tlaw wait", ALLOCSET_DEFAULT_SIZES);
-    target->noticed = GetCurrentTimestamp();
+    target->noticed = start;
     for (;;) {
         MemoryContext caller = MemoryContextSwitchTo(context_of_poll);
         bool ended = poll_target(target);
@@ -219,7 +229,7 @@ static void wait_for(FunctionCallInfo fcinfo, struct target *target)
         if (ended)
             break;
         SPI_commit();
-        (void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS,
+        (void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, next_look(start),
                          PG_WAIT_EXTENSION);
         ResetLatch(MyLatch);
         CHECK_FOR_INTERRUPTS();

@@ -76,7 +76,7 @@ class Mode:
 
     def __init__(self, size, mode):
         self.size, self.mode = size, mode
-        self.walls, self.speeds, self.parts = [], [], []
+        self.walls, self.speeds, self.parts, self.idle = [], [], [], []
 
     def turn(self, round_number, runs):
         layers, d_model, heads, context, batch, tokens = SIZES[self.size]
@@ -105,7 +105,7 @@ class Mode:
     def read_parts(self, study, log_start):
         """Adds a dictionary of PARTS a run."""
         events = read_log(log_start)
-        freed = {}  # worker: when it ended its last run
+        freed, busy = {}, 0  # worker: when it ended its last run; seconds of runs
         rows = sql("SELECT r.run_id, p.worker_pid, extract(epoch FROM started_at), extract(epoch FROM finished_at),"
                    " extract(epoch FROM submitted_at), train_seconds, eval_seconds,"
                    " (SELECT seconds FROM tlaw_run_loss l WHERE l.run_id = r.run_id ORDER BY step LIMIT 1),"
@@ -125,7 +125,9 @@ class Mode:
             part["claim" if worker in freed else "launch"] = started - freed.get(worker, submitted)
             part["model"] = at["ended"] - started - sum(part[p] for p in ("start", "set up", "train", "validate", "test", "rows"))
             freed[worker] = at["ended"]
+            busy += at["ended"] - started
             self.parts.append(part)
+        self.idle.append(MODES[self.mode][0] * self.walls[-1] - busy)
 
 
 def read_log(start):
@@ -158,7 +160,8 @@ def measure(size, rounds, runs):
           % ((size,) + SIZES[size][:5] + (statistics.median(study.walls), statistics.median(single.walls), statistics.median(ratios),
              " ".join("%.3f" % r for r in ratios), s, CORES, s / CORES, beside)))
     for name, mode in modes.items():
-        print("      %-10s ms a run: %s" % (name, median_parts(mode.parts)))
+        print("      %-10s ms a run: %s; %.2f s of workers without a run"
+              % (name, median_parts(mode.parts), statistics.median(mode.idle)))
     sys.stdout.flush()
 
 
