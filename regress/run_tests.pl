@@ -2,29 +2,54 @@
 # Runs everything that checks, inside regress/server.sh, and ends with "N passed, N failed, N skipped".
 # Each source prints TAP: kernel tests (programs), the engine without a server (Python), pg_regress, pgTAP files, each in
 # a database of its own, and tests that start servers of their own (Perl).  Names as arguments: only what matches one.
+#
+# Two lanes at once: one computes, the other has servers and mostly waits.  What a source writes to standard error is shown when
+# it has ended, below its name and its failed tests.
 use strict;
 use warnings;
+use File::Temp qw(tempdir);
 use TAP::Harness;
-use TAP::Formatter::Console;
 
-my @sources = (glob('build/regress/test_*[!.do]'), glob('regress/engine/test_*.py'), 'regress/pg_regress.sh',
-    glob('regress/pgtap/*.sql'), glob('regress/tap/*.pl'));
-@sources = grep { -f && !/\.d$/ } @sources;
+my @computing = (glob('build/regress/test_*[!.do]'), glob('regress/engine/test_*.py'), 'regress/tap/080_arm64.pl');
+my @serving = ('regress/pg_regress.sh', glob('regress/pgtap/*.sql'), grep { !/arm64/ } glob('regress/tap/*.pl'));
 if (@ARGV) {
     my $wanted = join '|', map { quotemeta } @ARGV;
-    @sources = grep { /$wanted/ } @sources;
+    @$_ = grep { /$wanted/ } @$_ for \(@computing, @serving);
 }
+my @sources = (@computing, @serving);
 die "no test matches @ARGV\n" unless @sources;
+
+my $errors = tempdir('/tmp/tlaw_errors.XXXXXX', CLEANUP => 1);
+sub errors_of { return "$errors/" . $_[0] =~ s{/}{_}gr; }
 
 sub command_of {
     my (undef, $file) = @_;
-    return ['python3', $file] if $file =~ /\.py$/;
-    return ['perl', '-Iregress/tap', $file] if $file =~ /\.pl$/;
-    return ['regress/pgtap.sh', $file] if $file =~ /\.sql$/;
-    return ["./$file"];
+    my @command = $file =~ /\.py$/ ? ('python3', $file) : $file =~ /\.pl$/ ? ('perl', '-Iregress/tap', $file)
+        : $file =~ /\.sql$/ ? ('regress/pgtap.sh', $file) : ("./$file");
+    return ['sh', '-c', 'exec "$@" 2>"$0"', errors_of($file), @command];
 }
 
-my $harness = TAP::Harness->new({ exec => \&command_of, timer => 1, verbosity => $ENV{V} ? 1 : 0, merge => 0 });
+# What there is to say of a source that has ended, but for its line of the summary.
+sub tell {
+    my ($source, $parser) = @_;
+    open my $file, '<', errors_of($source->[0]) or return;
+    local $/;
+    my $said = <$file> // '';
+    print "---- $source->[1]\n$said" . ($said =~ /\n\z/ ? '' : "\n") if $said ne '';
+    return;
+}
+
+$| = 1;
+my $harness = TAP::Harness->new({
+    exec => \&command_of,
+    timer => 1,
+    verbosity => $ENV{V} ? 1 : 0,
+    failures => 1,
+    merge => 1,    # else the harness waits for one source while it could go on with another
+    jobs => 2,
+    rules => { par => [map { { seq => $_ } } grep { @$_ } \(@computing, @serving)] },
+});
+$harness->callback(after_test => \&tell);
 my $total = $harness->runtests(@sources);
 
 my ($passed, $failed, $skipped) = (scalar $total->passed, scalar $total->failed, scalar $total->skipped);

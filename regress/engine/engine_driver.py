@@ -156,13 +156,13 @@ class Engine:
             size -= len(part)
         return b"".join(parts)
 
-    def receive(self, timeout=60):
+    def receive(self, timeout=120):
         magic, kind, size = struct.unpack("<IIQ", self._exactly(16, timeout))
         assert magic == MAGIC and 1 <= kind <= len(MESSAGES) and size <= 16 << 20, "a malformed frame"
         name = MESSAGES[kind - 1][0]
         return name, decode(name, self._exactly(size, timeout))
 
-    def messages(self, timeout=60):
+    def messages(self, timeout=120):
         """Yields (name, fields) up to DONE and exit status 0; CHUNKs are joined into their CHECKPOINT."""
         while True:
             name, values = self.receive(timeout)
@@ -181,7 +181,7 @@ class Engine:
                 values["data"] = data
             yield name, values
 
-    def wait(self, timeout=10):
+    def wait(self, timeout=60):
         """The exit status: a code, or minus a signal."""
         if self.status is None:
             fd = os.pidfd_open(self.pid)
@@ -224,7 +224,7 @@ class Served(Engine):
         host.socket.sendmsg([encode("RUN")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         child.close()
 
-    def wait(self, timeout=10):
+    def wait(self, timeout=60):
         """0 once the engine has closed its end: all that the run had is given back."""
         self.socket.settimeout(timeout)
         try:

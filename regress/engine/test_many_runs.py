@@ -179,7 +179,7 @@ def test_nothing_is_left(command, tokens):
 
 
 def wait_until(condition):
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while not condition() and time.monotonic() < until:
         time.sleep(0.01)
 
@@ -221,7 +221,7 @@ def test_process(command, tokens):
             ended(host)
             status = host.wait()
             took = time.monotonic() - begin
-            ok(status == 0 and took < 0.5, "%s: it is gone with 0 in %.0f ms" % (what, took * 1e3))
+            ok(status == 0 and took < 5, "%s: it is gone with 0 in %.0f ms" % (what, took * 1e3))
             try:
                 while True:
                     runs[0].channel.receive()
