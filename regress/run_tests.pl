@@ -3,8 +3,8 @@
 # Each source prints TAP: kernel tests (programs), the engine without a server (Python), pg_regress, pgTAP files, each in
 # a database of its own, and tests that start servers of their own (Perl).  Names as arguments: only what matches one.
 #
-# Two lanes at once: one computes, the other has servers and mostly waits.  What a source writes to standard error is shown when
-# it has ended, below its name and its failed tests.
+# Two at once: one after the other what has servers and mostly waits, and beside it what computes.  What a source that failed wrote
+# to standard error is shown when it has ended, below its failed tests; with V=1 in the environment that of all.
 use strict;
 use warnings;
 use File::Temp qw(tempdir);
@@ -29,9 +29,9 @@ sub command_of {
     return ['sh', '-c', 'exec "$@" 2>"$0"', errors_of($file), @command];
 }
 
-# What there is to say of a source that has ended, but for its line of the summary.
 sub tell {
     my ($source, $parser) = @_;
+    return unless $parser->has_problems || $ENV{V};
     open my $file, '<', errors_of($source->[0]) or return;
     local $/;
     my $said = <$file> // '';
@@ -47,7 +47,7 @@ my $harness = TAP::Harness->new({
     failures => 1,
     merge => 1,    # else the harness waits for one source while it could go on with another
     jobs => 2,
-    rules => { par => [map { { seq => $_ } } grep { @$_ } \(@computing, @serving)] },
+    rules => { par => [@serving ? { seq => \@serving } : (), @computing] },
 });
 $harness->callback(after_test => \&tell);
 my $total = $harness->runtests(@sources);
