@@ -17,11 +17,6 @@ static void say_and_exit(const char *message)
 
 void (*backend_no_memory)(const char *message) = say_and_exit;
 
-void backend_end_download(struct device *device)
-{
-    (void) device;
-}
-
 int backend_list(const struct backend *list[BACKEND_MOST])
 {
     static const char *const isas[] = {"portable", "neon", "avx2", "avx512", "amx"};
