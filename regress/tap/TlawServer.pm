@@ -229,8 +229,16 @@ sub status { my ($self, $run) = @_; return $self->sql("SELECT status FROM tlaw_r
 # The engine that works on a run, once it is beyond the first step.
 sub training {
     my ($self, $run) = @_;
+    require_ids($run);
     return wait_for(sub { $self->sql("SELECT engine_pid FROM tlaw_progress WHERE run_id = $run AND phase = 'train' AND step > 0") })
         || die "could not set up: run $run does not train: ", $self->states($run), "\n";
+}
+
+# For the places where something goes on for minutes if a run was not queued.
+sub require_ids {
+    my $wrong = join ', ', grep { !/^\d+$/ } @_;
+    die "could not set up: not queued: $wrong\n" if !@_ || $wrong ne '';
+    return;
 }
 
 # "status attempt failures alone" of runs.
@@ -242,6 +250,7 @@ sub states {
 # Waits for the ends of runs, whatever happens to the server meanwhile.
 sub finish {
     my ($self, @runs) = @_;
+    require_ids(@runs);
     my $open = 'SELECT count(*) FROM tlaw_run WHERE status IN (\'queued\', \'running\') AND run_id IN (' . join(',', @runs) . ')';
     return wait_for(
         sub {
@@ -281,6 +290,7 @@ sub reference {
 # The pid of the one engine that trains all these runs once each has a checkpoint; 0: one is done before it comes to that.
 sub caught {
     my ($self, @runs) = @_;
+    require_ids(@runs);
     my $list = join ',', @runs;
     my $seen = wait_for(
         sub {
