@@ -5,11 +5,14 @@ another with every core as a thread; in turn, medians and the ratio, by size of 
 
 Text: the first documents of stories.copy.xz in $TLAW_CORPORA (default ../shared/corpora), else made of invented words.
 
-If two threads make one run s times as fast, training alone gives a ratio of s/2: `floor`.  s compares runs that had the
-machine to themselves (a few runs with one thread, by themselves, at the end of every round).  Then where the time of a run
-goes, in ms: medians over the runs of a round, from their rows and from what workers write into the log at DEBUG1.
+If two threads make one run s times as fast, training alone gives a ratio of s/2: `floor`.  s compares the quickest run of
+one by one with the quickest of a few that had the machine and one thread to themselves, in every round.  Because machines
+are seldom quiet, the ratio is given twice: of the walls (median, and every round), and `undisturbed`, of the sums of every
+run's quickest round, without what workers wait.  Then where the time of a run goes, in ms: medians over all runs, from their
+rows and from what workers write into the log at DEBUG1.
 """
 import lzma
+import math
 import os
 import random
 import re
@@ -76,7 +79,7 @@ class Mode:
 
     def __init__(self, size, mode):
         self.size, self.mode = size, mode
-        self.walls, self.speeds, self.parts, self.idle = [], [], [], []
+        self.walls, self.speeds, self.parts, self.idle, self.quickest = [], [], [], [], {}
 
     def turn(self, round_number, runs):
         layers, d_model, heads, context, batch, tokens = SIZES[self.size]
@@ -96,7 +99,7 @@ class Mode:
 
     def read_rows(self, study):
         row = sql("SELECT count(*) FILTER (WHERE status = 'done') = count(*), extract(epoch FROM max(finished_at) - min(submitted_at)),"
-                  " percentile_cont(0.5) WITHIN GROUP (ORDER BY tokens_per_second) FROM tlaw_run WHERE study = '%s'" % study)[0]
+                  " max(tokens_per_second) FROM tlaw_run WHERE study = '%s'" % study)[0]
         if row[0] != "t":
             raise SystemExit("runs of %s failed" % study)
         self.walls.append(float(row[1]))
@@ -106,12 +109,12 @@ class Mode:
         """Adds a dictionary of PARTS a run."""
         events = read_log(log_start)
         freed, busy = {}, 0  # worker: when it ended its last run; seconds of runs
-        rows = sql("SELECT r.run_id, p.worker_pid, extract(epoch FROM started_at), extract(epoch FROM finished_at),"
+        rows = sql("SELECT r.run_id, train_tokens || ' ' || seed, p.worker_pid, extract(epoch FROM started_at), extract(epoch FROM finished_at),"
                    " extract(epoch FROM submitted_at), train_seconds, eval_seconds,"
                    " (SELECT seconds FROM tlaw_run_loss l WHERE l.run_id = r.run_id ORDER BY step LIMIT 1),"
                    " (SELECT seconds FROM tlaw_run_loss l WHERE l.run_id = r.run_id ORDER BY step DESC LIMIT 1)"
                    " FROM tlaw_run r JOIN tlaw_run_progress p USING (run_id) WHERE study = '%s' ORDER BY started_at" % study)
-        for run, worker, *numbers in rows:
+        for run, which, worker, *numbers in rows:
             started, finished, submitted, train, evaluate, first, last = map(float, numbers)
             at = events[run]
             part = {
@@ -126,6 +129,7 @@ class Mode:
             part["model"] = at["ended"] - started - sum(part[p] for p in ("start", "set up", "train", "validate", "test", "rows"))
             freed[worker] = at["ended"]
             busy += at["ended"] - started
+            self.quickest[which] = min(at["ended"] - started, self.quickest.get(which, math.inf))
             self.parts.append(part)
         self.idle.append(MODES[self.mode][0] * self.walls[-1] - busy)
 
@@ -154,11 +158,12 @@ def measure(size, rounds, runs):
             modes[name].turn(i, ALONE if name == "one thread" else runs)
     study, single, thread = (modes[m] for m in MODES)
     ratios = [a / b for a, b in zip(study.walls, single.walls)]
-    s = statistics.median(a / b for a, b in zip(single.speeds, thread.speeds))
-    beside = statistics.median(a / b for a, b in zip(study.speeds, thread.speeds))
-    print("%-9s L%d d%d h%d T%d B%d: study %.2f s, one by one %.2f s, ratio %.3f (%s); s %.2f, floor s/%d %.2f; a run beside others %.2f"
+    undisturbed = sum(study.quickest.values()) / CORES / sum(single.quickest.values())
+    s, beside = max(single.speeds) / max(thread.speeds), max(study.speeds) / max(thread.speeds)
+    print("%-9s L%d d%d h%d T%d B%d: study %.2f s, one by one %.2f s, ratio %.3f (%s), undisturbed %.3f; s %.2f, floor s/%d %.2f;"
+          " speed of a run beside others %.2f"
           % ((size,) + SIZES[size][:5] + (statistics.median(study.walls), statistics.median(single.walls), statistics.median(ratios),
-             " ".join("%.3f" % r for r in ratios), s, CORES, s / CORES, beside)))
+             " ".join("%.3f" % r for r in ratios), undisturbed, s, CORES, s / CORES, beside)))
     for name, mode in modes.items():
         print("      %-10s ms a run: %s; %.2f s of workers without a run"
               % (name, median_parts(mode.parts), statistics.median(mode.idle)))

@@ -6,6 +6,9 @@
  * when all units of this one are done; a thread that wakes late finds no units and touches nothing, so nobody
  * waits for a thread that the system has not scheduled.  Waiting spins for a bounded time and then sleeps on
  * a futex.
+ *
+ * Roof: a cache line's way from core to core.  A job of 32 empty units takes 0.6 us on two threads that spin,
+ * 0.04 us on one (Zen 5); a training step is some fifty jobs.
  */
 #include "cpu.h"
 
