@@ -67,20 +67,21 @@ static int64_t activation_bytes(const struct tlaw_spec *s)
 /*
  * On a GPU, of its memory: weights, gradients and two moments, with either a bf16 copy of the weights or
  * scratch for one that is not aligned; the activations that gpt2.c plans, `act` bytes each or 4, and the
- * results of a product that needs finishing; a block of at most 512 MiB of logits and their gradients; 64 MiB
- * for cuBLASLt, sums over rows and the recording of a step.
+ * results of a product that needs finishing; 24 MiB of logits (of 128 rows at least), 512 MiB of their
+ * gradients; 64 MiB for cuBLASLt, sums over rows and the recording of a step.
  */
 static int64_t gpu_memory(const struct tlaw_spec *s)
 {
     int64_t act = strcmp(s->precision, "bf16") == 0 ? 2 : 4, C = s->d_model;
-    int64_t rows = s->micro_batch * s->context_length, logits = rows * s->vocab_size, most = 512 / 4 << 20;
+    int64_t rows = s->micro_batch * s->context_length, V = s->vocab_size + 7, logits = rows * V;
+    int64_t piece = 128 * V > 6 << 20 ? 128 * V : 6 << 20, gradient = ((int64_t) 512 << 20) / act;
     int64_t weights = (4 * 4 + act) * tlaw_spec_params(s);
     int64_t layer = (8 + 14 * act) * C + 4 * s->n_head + 16, rest = (12 + 6 * act) * C + 32;
     int64_t finishing = (4 + 2 * act) * 4 * C;
     int64_t layers = s->recompute ? layer + 4 * C * (s->n_layer + 1) : s->n_layer * layer;
 
-    return weights + rows * (layers + rest + finishing) + (logits < most ? logits : most) * (4 + act) +
-           ((int64_t) 64 << 20);
+    return weights + rows * (layers + rest + finishing) + 4 * (logits < piece ? logits : piece) +
+           act * (logits < gradient ? logits : gradient) + ((int64_t) 64 << 20);
 }
 
 /*

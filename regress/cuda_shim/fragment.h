@@ -50,20 +50,24 @@ static inline struct fragment_a load_a(const __nv_bfloat16 *tile, int ld)
     return a;
 }
 
-static inline struct fragment_b load_b(const __nv_bfloat16 *tile, int ld)
+static inline void load_b(struct fragment_b b[2], const __nv_bfloat16 *tile, int ld)
 {
-    const __nv_bfloat16 *at = tile + threadIdx.x % 32 / 4 * ld + threadIdx.x % 4 * 2;
-
     check_rows(tile, ld);
-    return {{two(at[0], at[1]), two(at[8], at[9])}};
+    for (int i = 0; i < 2; i++) {
+        const __nv_bfloat16 *at = tile + (threadIdx.x % 32 / 4 + 8 * i) * ld + threadIdx.x % 4 * 2;
+
+        b[i] = {{two(at[0], at[1]), two(at[8], at[9])}};
+    }
 }
 
-static inline struct fragment_b load_b_rows(const __nv_bfloat16 *tile, int ld)
+static inline void load_b_rows(struct fragment_b b[2], const __nv_bfloat16 *tile, int ld)
 {
-    const __nv_bfloat16 *at = tile + threadIdx.x % 4 * 2 * ld + threadIdx.x % 32 / 4;
-
     check_rows(tile, ld);
-    return {{two(at[0], at[ld]), two(at[8 * ld], at[9 * ld])}};
+    for (int i = 0; i < 2; i++) {
+        const __nv_bfloat16 *at = tile + threadIdx.x % 4 * 2 * ld + threadIdx.x % 32 / 4 + 8 * i;
+
+        b[i] = {{two(at[0], at[ld]), two(at[8 * ld], at[9 * ld])}};
+    }
 }
 
 static inline void multiply_add(float c[4], struct fragment_a a, struct fragment_b b)
@@ -86,6 +90,13 @@ static inline void multiply_add(float c[4], struct fragment_a a, struct fragment
             c[i] += unpack(of_a, k % 2) * unpack(of_b, k % 2);
         }
     }
+}
+
+static inline float power_of_two(float x)
+{
+    float y = exp2f(x);
+
+    return y < 1.1754944e-38f ? 0 : y;
 }
 
 #endif

@@ -100,36 +100,50 @@ __device__ static float row_sum(float x)
 
 /* ---- forward ---- */
 
-/* s[TILE / 8] = q k^T scaled, -inf where the key comes after the query; row, key: of the lane's first element
- */
+/* s[TILE / 8] = q k^T */
 template <int PAD>
-__device__ void masked_scores(float (*s)[4], const struct fragment_a *q, const struct tile<TILE, PAD> *k,
-                              int row, int key, float scale)
+__device__ void scores(float (*s)[4], const struct fragment_a *q, const struct tile<TILE, PAD> *k)
 {
 #pragma unroll
-    for (int n = 0; n < TILE / 8; n++) {
+    for (int n = 0; n < TILE / 8; n += 2) {
         for (int i = 0; i < 4; i++)
-            s[n][i] = 0;
+            s[n][i] = s[n + 1][i] = 0;
 #pragma unroll
-        for (int d = 0; d < PAD / 16; d++)
-            multiply_add(s[n], q[d], load_b(&k->at[n * 8][d * 16], PAD + 8));
-        for (int i = 0; i < 4; i++)
-            s[n][i] = key + n * 8 + i % 2 <= row + i / 2 * 8 ? s[n][i] * scale : -INFINITE;
+        for (int d = 0; d < PAD / 16; d++) {
+            struct fragment_b keys[2];
+
+            load_b(keys, &k->at[n * 8][d * 16], PAD + 8);
+            multiply_add(s[n], q[d], keys[0]);
+            multiply_add(s[n + 1], q[d], keys[1]);
+        }
     }
 }
 
-/* Turns scores into weights 2^(s - maximum), and brings sum and out to the new maximum. */
-template <int PAD> __device__ void soften(float (*s)[4], float (*out)[4], float highest[2], float sum[2])
+/* -inf where the key comes after the query; row, key: of the lane's first element */
+__device__ static void mask(float (*s)[4], int row, int key)
+{
+#pragma unroll
+    for (int n = 0; n < TILE / 8; n++)
+        for (int i = 0; i < 4; i++)
+            s[n][i] = key + n * 8 + i % 2 <= row + i / 2 * 8 ? s[n][i] : -INFINITE;
+}
+
+/*
+ * Turns scores into weights 2^(factor (s - maximum)), and brings sum and out to the new maximum; highest is
+ * in powers of two, the factor of the scores is in it.
+ */
+template <int PAD>
+__device__ void soften(float (*s)[4], float (*out)[4], float highest[2], float sum[2], float factor)
 {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float most = highest[half], shrink;
+        float most = -INFINITE, shrink;
 
 #pragma unroll
         for (int n = 0; n < TILE / 8; n++)
             most = fmaxf(most, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-        most = row_max(most);
-        shrink = exp2f(highest[half] - most);
+        most = fmaxf(highest[half], row_max(most) * factor);
+        shrink = power_of_two(highest[half] - most);
         highest[half] = most;
         sum[half] *= shrink;
 #pragma unroll
@@ -140,7 +154,7 @@ template <int PAD> __device__ void soften(float (*s)[4], float (*out)[4], float 
 #pragma unroll
         for (int n = 0; n < TILE / 8; n++)
             for (int i = 2 * half; i < 2 * half + 2; i++) {
-                s[n][i] = exp2f(s[n][i] - most);
+                s[n][i] = power_of_two(s[n][i] * factor - most);
                 sum[half] += s[n][i];
             }
     }
@@ -179,15 +193,22 @@ __global__ void __launch_bounds__(128)
         load_tile(&k, in + C, 3 * (size_t) C, key, T, head.D);
         load_tile(&v, in + 2 * C, 3 * (size_t) C, key, T, head.D);
         __syncthreads();
-        masked_scores(s, q, &k, row, key + lane % 4 * 2, scale * LOG2E);
-        soften<PAD>(s, out, highest, sum);
+        scores(s, q, &k);
+        if (key == first)
+            mask(s, row, key + lane % 4 * 2);
+        soften<PAD>(s, out, highest, sum, scale * LOG2E);
 #pragma unroll
         for (int j = 0; j < TILE / 16; j++) {
             struct fragment_a weights = as_a(s[2 * j], s[2 * j + 1]);
 
 #pragma unroll
-            for (int n = 0; n < PAD / 8; n++)
-                multiply_add(out[n], weights, load_b_rows(&v.at[j * 16][n * 8], PAD + 8));
+            for (int n = 0; n < PAD / 8; n += 2) {
+                struct fragment_b values[2];
+
+                load_b_rows(values, &v.at[j * 16][n * 8], PAD + 8);
+                multiply_add(out[n], weights, values[0]);
+                multiply_add(out[n + 1], weights, values[1]);
+            }
         }
     }
     for (int half = 0; half < 2; half++) {
@@ -210,14 +231,18 @@ __device__ void score_pairs(float (*s)[4], float (*dweight)[4], const struct fra
                             const struct fragment_a *da, const struct tile<ROWS, PAD> *b,
                             const struct tile<ROWS, PAD> *db, int at)
 {
-#pragma unroll
-    for (int n = 0; n < 2; n++) {
+    for (int n = 0; n < 2; n++)
         for (int i = 0; i < 4; i++)
             s[n][i] = dweight[n][i] = 0;
 #pragma unroll
-        for (int d = 0; d < PAD / 16; d++) {
-            multiply_add(s[n], a[d], load_b(&b->at[at + n * 8][d * 16], PAD + 8));
-            multiply_add(dweight[n], da[d], load_b(&db->at[at + n * 8][d * 16], PAD + 8));
+    for (int d = 0; d < PAD / 16; d++) {
+        struct fragment_b others[2], dothers[2];
+
+        load_b(others, &b->at[at][d * 16], PAD + 8);
+        load_b(dothers, &db->at[at][d * 16], PAD + 8);
+        for (int n = 0; n < 2; n++) {
+            multiply_add(s[n], a[d], others[n]);
+            multiply_add(dweight[n], da[d], dothers[n]);
         }
     }
 }
@@ -233,6 +258,7 @@ __global__ void __launch_bounds__(ROWS * 2)
     struct head head = head_of_block(T, C, H);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = blockIdx.y * ROWS;
     int key = first + warp * 16 + lane / 4;
+    float factor = scale * LOG2E;
     const bf16 *in = qkv + head.sequence * 3 * C + head.column;
     bf16 *out = dqkv + head.sequence * 3 * C + head.column;
     float dk[PAD / 8][4] = {}, dv[PAD / 8][4] = {};
@@ -247,6 +273,8 @@ __global__ void __launch_bounds__(ROWS * 2)
         v[d] = load_a(&dys.at[warp * 16][d * 16], PAD + 8);
     }
     for (int start = first; start < T; start += ROWS) {
+        bool edge = start == first || start + ROWS > T; /* some query comes before a key, or is none */
+
         __syncthreads();
         load_tile(&q, in, 3 * (size_t) C, start, T, head.D);
         load_tile(&dys, dy + head.sequence * C + head.column, C, start, T, head.D);
@@ -262,16 +290,24 @@ __global__ void __launch_bounds__(ROWS * 2)
             for (int n = 0; n < 2; n++)
                 for (int i = 0; i < 4; i++) {
                     int query = at + n * 8 + lane % 4 * 2 + i % 2;
-                    bool seen = key + i / 2 * 8 <= start + query && start + query < T;
+                    float weight = power_of_two(s[n][i] * factor - lses[query]);
 
-                    s[n][i] = seen ? exp2f(s[n][i] * scale * LOG2E - lses[query]) : 0;
-                    ds[n][i] = s[n][i] * (ds[n][i] - deltas[query]);
+                    if (edge && !(key + i / 2 * 8 <= start + query && start + query < T))
+                        weight = 0;
+                    s[n][i] = weight;
+                    ds[n][i] = weight * (ds[n][i] - deltas[query]);
                 }
             struct fragment_a weights = as_a(s[0], s[1]), dscores = as_a(ds[0], ds[1]);
 #pragma unroll
-            for (int n = 0; n < PAD / 8; n++) {
-                multiply_add(dv[n], weights, load_b_rows(&dys.at[at][n * 8], PAD + 8));
-                multiply_add(dk[n], dscores, load_b_rows(&q.at[at][n * 8], PAD + 8));
+            for (int n = 0; n < PAD / 8; n += 2) {
+                struct fragment_b of_dy[2], of_q[2];
+
+                load_b_rows(of_dy, &dys.at[at][n * 8], PAD + 8);
+                load_b_rows(of_q, &q.at[at][n * 8], PAD + 8);
+                for (int i = 0; i < 2; i++) {
+                    multiply_add(dv[n + i], weights, of_dy[i]);
+                    multiply_add(dk[n + i], dscores, of_q[i]);
+                }
             }
         }
     }
@@ -290,7 +326,7 @@ __global__ void __launch_bounds__(ROWS * 2)
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int first = (gridDim.y - 1 - blockIdx.y) * ROWS, row = first + warp * 16 + lane / 4;
     const bf16 *in = qkv + head.sequence * 3 * C + head.column;
-    float dq[PAD / 8][4] = {}, row_lse[2] = {}, row_delta[2] = {};
+    float dq[PAD / 8][4] = {}, row_lse[2] = {}, row_delta[2] = {}, factor = scale * LOG2E;
     struct fragment_a q[PAD / 16], dys[PAD / 16];
 
     load_tile(&k, in, 3 * (size_t) C, first, T, head.D);
@@ -318,15 +354,21 @@ __global__ void __launch_bounds__(ROWS * 2)
             for (int n = 0; n < 2; n++)
                 for (int i = 0; i < 4; i++) {
                     int key = start + at + n * 8 + lane % 4 * 2 + i % 2, query = row + i / 2 * 8;
-                    bool seen = key <= query && query < T;
-                    float weight = seen ? exp2f(s[n][i] * scale * LOG2E - row_lse[i / 2]) : 0;
+                    float weight = power_of_two(s[n][i] * factor - row_lse[i / 2]);
 
+                    if (start == first && !(key <= query && query < T))
+                        weight = 0;
                     ds[n][i] = weight * (ds[n][i] - row_delta[i / 2]);
                 }
             struct fragment_a dscores = as_a(ds[0], ds[1]);
 #pragma unroll
-            for (int n = 0; n < PAD / 8; n++)
-                multiply_add(dq[n], dscores, load_b_rows(&k.at[at][n * 8], PAD + 8));
+            for (int n = 0; n < PAD / 8; n += 2) {
+                struct fragment_b keys[2];
+
+                load_b_rows(keys, &k.at[at][n * 8], PAD + 8);
+                multiply_add(dq[n], dscores, keys[0]);
+                multiply_add(dq[n + 1], dscores, keys[1]);
+            }
         }
     }
     store_rows<PAD>(dqkv + head.sequence * 3 * C + head.column, 3 * (size_t) C, first + warp * 16, T, head.D,

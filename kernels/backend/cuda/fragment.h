@@ -43,31 +43,29 @@ __device__ inline struct fragment_a load_a(const __nv_bfloat16 *tile, int ld)
     return a;
 }
 
-/* The 16x8 whose columns are the 8 rows at `tile`, of 16 elements each. */
-__device__ inline struct fragment_b load_b(const __nv_bfloat16 *tile, int ld)
+/* Two 16x8, whose columns are 8 each of the 16 rows at `tile`, of 16 elements each. */
+__device__ inline void load_b(struct fragment_b b[2], const __nv_bfloat16 *tile, int ld)
 {
-    int lane = threadIdx.x % 16;
-    uint32_t at = (uint32_t) __cvta_generic_to_shared(tile + lane % 8 * ld + lane / 8 * 8);
-    struct fragment_b b;
+    int lane = threadIdx.x % 32;
+    uint32_t at =
+        (uint32_t) __cvta_generic_to_shared(tile + (lane % 8 + lane / 16 * 8) * ld + lane / 8 % 2 * 8);
 
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(b.x[0]), "=r"(b.x[1])
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(b[0].x[0]), "=r"(b[0].x[1]), "=r"(b[1].x[0]), "=r"(b[1].x[1])
                  : "r"(at)
                  : "memory");
-    return b;
 }
 
-/* The 16x8 at `tile`: 16 rows of 8 elements. */
-__device__ inline struct fragment_b load_b_rows(const __nv_bfloat16 *tile, int ld)
+/* Two 16x8 side by side: 16 rows of 16 elements at `tile`. */
+__device__ inline void load_b_rows(struct fragment_b b[2], const __nv_bfloat16 *tile, int ld)
 {
-    uint32_t at = (uint32_t) __cvta_generic_to_shared(tile + threadIdx.x % 16 * ld);
-    struct fragment_b b;
+    int lane = threadIdx.x % 32;
+    uint32_t at = (uint32_t) __cvta_generic_to_shared(tile + lane % 16 * ld + lane / 16 * 8);
 
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(b.x[0]), "=r"(b.x[1])
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(b[0].x[0]), "=r"(b[0].x[1]), "=r"(b[1].x[0]), "=r"(b[1].x[1])
                  : "r"(at)
                  : "memory");
-    return b;
 }
 
 /* c += a b */
@@ -77,6 +75,15 @@ __device__ inline void multiply_add(float c[4], struct fragment_a a, struct frag
                  "{%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b.x[0]), "r"(b.x[1]));
+}
+
+/* 2^x, 0 where that is below 2^-126 */
+__device__ inline float power_of_two(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 #endif
