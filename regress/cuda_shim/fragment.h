@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 
 #include <stdlib.h>
+#include <vector>
 
 struct fragment_a {
     uint32_t x[4];
@@ -90,6 +91,43 @@ static inline void multiply_add(float c[4], struct fragment_a a, struct fragment
             c[i] += unpack(of_a, k % 2) * unpack(of_b, k % 2);
         }
     }
+}
+
+/* Copies are done when their thread waits for them; until then there is NaN. */
+struct shim_copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+    bool exists;
+};
+static std::vector<struct shim_copy> shim_copies[1024];
+
+static inline void begin_copy(void *to, const void *from, size_t bytes, bool exists)
+{
+    if ((uintptr_t) to % bytes || (uintptr_t) from % bytes)
+        abort();
+    memset(to, 0xff, bytes);
+    shim_copies[threadIdx.x].push_back({to, from, bytes, exists});
+}
+
+static inline void copy_16(void *to, const void *from, bool exists)
+{
+    begin_copy(to, from, 16, exists);
+}
+
+static inline void copy_4(void *to, const void *from, bool exists)
+{
+    begin_copy(to, from, 4, exists);
+}
+
+static inline void wait_copies()
+{
+    for (const struct shim_copy &copy : shim_copies[threadIdx.x])
+        if (copy.exists)
+            memcpy(copy.to, copy.from, copy.bytes);
+        else
+            memset(copy.to, 0, copy.bytes);
+    shim_copies[threadIdx.x].clear();
 }
 
 static inline float power_of_two(float x)

@@ -5,6 +5,8 @@
  * Scores never leave the registers: forward keeps a running maximum and sum a query; backward recomputes them
  * from lse.  Backward is two kernels, one whose blocks own keys (dk, dv) and one whose blocks own queries
  * (dq), so that nothing is added by two blocks.  A warp owns 16 rows; softmax is taken in powers of two.
+ * While one tile is worked on the next is loaded, where two fit the 48 KB of shared memory that need no
+ * asking.
  */
 #include "kernel.h"
 
@@ -34,18 +36,16 @@ __device__ static struct head head_of_block(int T, int C, int H)
     return {(size_t) b * T, h * (C / H), C / H, (size_t) blockIdx.x * T};
 }
 
-/* Fills a tile with rows first, first + 1, ... of in[T, D], `step` apart; zeros beyond. */
+/* Begins to fill a tile with rows first, first + 1, ... of in[T, D], `step` apart; zeros beyond. */
 template <int ROWS, int PAD>
 __device__ void load_tile(struct tile<ROWS, PAD> *tile, const bf16 *in, size_t step, int first, int T, int D)
 {
     if (D % 8 == 0 && step % 8 == 0 && (uintptr_t) in % 16 == 0) {
         for (int i = threadIdx.x; i < ROWS * PAD / 8; i += blockDim.x) {
             int row = i / (PAD / 8), column = i % (PAD / 8) * 8;
-            uint4 eight = {0, 0, 0, 0};
+            bool exists = first + row < T && column < D;
 
-            if (first + row < T && column < D)
-                eight = *(const uint4 *) (in + (first + row) * step + column);
-            *(uint4 *) &tile->at[row][column] = eight;
+            copy_16(&tile->at[row][column], exists ? in + (first + row) * step + column : in, exists);
         }
         return;
     }
@@ -55,6 +55,13 @@ __device__ void load_tile(struct tile<ROWS, PAD> *tile, const bf16 *in, size_t s
         tile->at[row][column] =
             first + row < T && column < D ? in[(first + row) * step + column] : from_float<bf16>(0);
     }
+}
+
+/* Waits for what all threads of the block have begun to load, and for what they read before. */
+__device__ static void loaded()
+{
+    wait_copies();
+    __syncthreads();
 }
 
 /* out[T, D] rows first + lane / 4 and 8 further = a warp's sums times a factor each */
@@ -167,33 +174,41 @@ __device__ static struct fragment_a as_a(const float left[4], const float right[
         {pack(left[0], left[1]), pack(left[2], left[3]), pack(right[0], right[1]), pack(right[2], right[3])}};
 }
 
-/* y[B,T,C], lse[B,H,T] of qkv[B,T,3C]; blockIdx.x: the head, blockIdx.y: the tile of queries, the longest
- * first */
-template <int PAD>
+/*
+ * y[B,T,C], lse[B,H,T] of qkv[B,T,3C]; blockIdx.x: the head, blockIdx.y: the tile of queries, the longest
+ * first.  With two BUFFERS the next keys and values are loaded while these are worked on.
+ */
+template <int PAD, int BUFFERS>
 __global__ void __launch_bounds__(128)
     attention_forward_kernel(bf16 *y, float *lse, const bf16 *qkv, int T, int C, int H, float scale)
 {
-    __shared__ __align__(16) struct tile<TILE, PAD> k, v;
+    __shared__ __align__(16) struct tile<TILE, PAD> k[BUFFERS], v[BUFFERS];
     struct head head = head_of_block(T, C, H);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int first = (gridDim.y - 1 - blockIdx.y) * TILE, row = first + warp * 16 + lane / 4;
     const bf16 *in = qkv + head.sequence * 3 * C + head.column;
+    size_t step = 3 * (size_t) C;
     float highest[2] = {-INFINITE, -INFINITE}, sum[2] = {}, out[PAD / 8][4] = {};
     struct fragment_a q[PAD / 16];
 
-    load_tile(&k, in, 3 * (size_t) C, first, T, head.D);
-    __syncthreads();
+    load_tile(&k[0], in, step, first, T, head.D);
+    loaded();
 #pragma unroll
     for (int d = 0; d < PAD / 16; d++)
-        q[d] = load_a(&k.at[warp * 16][d * 16], PAD + 8);
+        q[d] = load_a(&k[0].at[warp * 16][d * 16], PAD + 8);
+    __syncthreads();
+    load_tile(&k[0], in + C, step, 0, T, head.D);
+    load_tile(&v[0], in + 2 * C, step, 0, T, head.D);
     for (int key = 0; key <= first; key += TILE) {
+        int now = key / TILE % BUFFERS, next = (key / TILE + 1) % BUFFERS;
         float s[TILE / 8][4];
 
-        __syncthreads();
-        load_tile(&k, in + C, 3 * (size_t) C, key, T, head.D);
-        load_tile(&v, in + 2 * C, 3 * (size_t) C, key, T, head.D);
-        __syncthreads();
-        scores(s, q, &k);
+        loaded();
+        if (BUFFERS > 1 && key < first) {
+            load_tile(&k[next], in + C, step, key + TILE, T, head.D);
+            load_tile(&v[next], in + 2 * C, step, key + TILE, T, head.D);
+        }
+        scores(s, q, &k[now]);
         if (key == first)
             mask(s, row, key + lane % 4 * 2);
         soften<PAD>(s, out, highest, sum, scale * LOG2E);
@@ -205,10 +220,15 @@ __global__ void __launch_bounds__(128)
             for (int n = 0; n < PAD / 8; n += 2) {
                 struct fragment_b values[2];
 
-                load_b_rows(values, &v.at[j * 16][n * 8], PAD + 8);
+                load_b_rows(values, &v[now].at[j * 16][n * 8], PAD + 8);
                 multiply_add(out[n], weights, values[0]);
                 multiply_add(out[n + 1], weights, values[1]);
             }
+        }
+        if (BUFFERS == 1 && key < first) {
+            __syncthreads();
+            load_tile(&k[0], in + C, step, key + TILE, T, head.D);
+            load_tile(&v[0], in + 2 * C, step, key + TILE, T, head.D);
         }
     }
     for (int half = 0; half < 2; half++) {
@@ -253,57 +273,65 @@ __global__ void __launch_bounds__(ROWS * 2)
     attention_keys_kernel(bf16 *dqkv, const bf16 *dy, const float *lse, const float *delta, const bf16 *qkv,
                           int T, int C, int H, float scale)
 {
-    __shared__ __align__(16) struct tile<ROWS, PAD> q, dys;
-    __shared__ float lses[ROWS], deltas[ROWS];
+    __shared__ __align__(16) struct tile<ROWS, PAD> q[2], dys[2];
+    __shared__ float lses[2][ROWS], deltas[2][ROWS];
     struct head head = head_of_block(T, C, H);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = blockIdx.y * ROWS;
     int key = first + warp * 16 + lane / 4;
     float factor = scale * LOG2E;
-    const bf16 *in = qkv + head.sequence * 3 * C + head.column;
-    bf16 *out = dqkv + head.sequence * 3 * C + head.column;
+    size_t step = 3 * (size_t) C;
+    const bf16 *in = qkv + head.sequence * step + head.column;
+    const bf16 *gradient = dy + head.sequence * C + head.column;
+    bf16 *out = dqkv + head.sequence * step + head.column;
     float dk[PAD / 8][4] = {}, dv[PAD / 8][4] = {};
     struct fragment_a k[PAD / 16], v[PAD / 16];
+    auto load = [&](int stage, int start) {
+        load_tile(&q[stage], in, step, start, T, head.D);
+        load_tile(&dys[stage], gradient, C, start, T, head.D);
+        for (int i = threadIdx.x; i < ROWS; i += blockDim.x) {
+            size_t at = head.statistics + min(start + i, T - 1);
 
-    load_tile(&q, in + C, 3 * (size_t) C, first, T, head.D);
-    load_tile(&dys, in + 2 * C, 3 * (size_t) C, first, T, head.D);
-    __syncthreads();
+            copy_4(&lses[stage][i], lse + at, start + i < T);
+            copy_4(&deltas[stage][i], delta + at, start + i < T);
+        }
+    };
+
+    load_tile(&q[1], in + C, step, first, T, head.D);
+    load_tile(&dys[1], in + 2 * C, step, first, T, head.D);
+    load(0, first);
+    loaded();
 #pragma unroll
     for (int d = 0; d < PAD / 16; d++) {
-        k[d] = load_a(&q.at[warp * 16][d * 16], PAD + 8);
-        v[d] = load_a(&dys.at[warp * 16][d * 16], PAD + 8);
+        k[d] = load_a(&q[1].at[warp * 16][d * 16], PAD + 8);
+        v[d] = load_a(&dys[1].at[warp * 16][d * 16], PAD + 8);
     }
-    for (int start = first; start < T; start += ROWS) {
+    for (int start = first, now = 0; start < T; start += ROWS, now = 1 - now) {
         bool edge = start == first || start + ROWS > T; /* some query comes before a key, or is none */
 
-        __syncthreads();
-        load_tile(&q, in, 3 * (size_t) C, start, T, head.D);
-        load_tile(&dys, dy + head.sequence * C + head.column, C, start, T, head.D);
-        for (int i = threadIdx.x; i < ROWS; i += blockDim.x) {
-            lses[i] = start + i < T ? lse[head.statistics + start + i] * LOG2E : 0;
-            deltas[i] = start + i < T ? delta[head.statistics + start + i] : 0;
-        }
-        __syncthreads();
+        loaded();
+        if (start + ROWS < T)
+            load(1 - now, start + ROWS);
         for (int at = 0; at < ROWS; at += 16) {
             float s[2][4], ds[2][4];
 
-            score_pairs(s, ds, k, v, &q, &dys, at);
+            score_pairs(s, ds, k, v, &q[now], &dys[now], at);
             for (int n = 0; n < 2; n++)
                 for (int i = 0; i < 4; i++) {
                     int query = at + n * 8 + lane % 4 * 2 + i % 2;
-                    float weight = power_of_two(s[n][i] * factor - lses[query]);
+                    float weight = power_of_two(s[n][i] * factor - lses[now][query] * LOG2E);
 
                     if (edge && !(key + i / 2 * 8 <= start + query && start + query < T))
                         weight = 0;
                     s[n][i] = weight;
-                    ds[n][i] = weight * (ds[n][i] - deltas[query]);
+                    ds[n][i] = weight * (ds[n][i] - deltas[now][query]);
                 }
             struct fragment_a weights = as_a(s[0], s[1]), dscores = as_a(ds[0], ds[1]);
 #pragma unroll
             for (int n = 0; n < PAD / 8; n += 2) {
                 struct fragment_b of_dy[2], of_q[2];
 
-                load_b_rows(of_dy, &dys.at[at][n * 8], PAD + 8);
-                load_b_rows(of_q, &q.at[at][n * 8], PAD + 8);
+                load_b_rows(of_dy, &dys[now].at[at][n * 8], PAD + 8);
+                load_b_rows(of_q, &q[now].at[at][n * 8], PAD + 8);
                 for (int i = 0; i < 2; i++) {
                     multiply_add(dv[n + i], weights, of_dy[i]);
                     multiply_add(dk[n + i], dscores, of_q[i]);
@@ -321,36 +349,40 @@ __global__ void __launch_bounds__(ROWS * 2)
     attention_queries_kernel(bf16 *dqkv, const bf16 *dy, const float *lse, const float *delta,
                              const bf16 *qkv, int T, int C, int H, float scale)
 {
-    __shared__ __align__(16) struct tile<ROWS, PAD> k, v;
+    __shared__ __align__(16) struct tile<ROWS, PAD> k[2], v[2];
     struct head head = head_of_block(T, C, H);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int first = (gridDim.y - 1 - blockIdx.y) * ROWS, row = first + warp * 16 + lane / 4;
-    const bf16 *in = qkv + head.sequence * 3 * C + head.column;
+    size_t step = 3 * (size_t) C;
+    const bf16 *in = qkv + head.sequence * step + head.column;
     float dq[PAD / 8][4] = {}, row_lse[2] = {}, row_delta[2] = {}, factor = scale * LOG2E;
     struct fragment_a q[PAD / 16], dys[PAD / 16];
 
-    load_tile(&k, in, 3 * (size_t) C, first, T, head.D);
-    load_tile(&v, dy + head.sequence * C + head.column, C, first, T, head.D);
-    __syncthreads();
+    load_tile(&k[1], in, step, first, T, head.D);
+    load_tile(&v[1], dy + head.sequence * C + head.column, C, first, T, head.D);
+    load_tile(&k[0], in + C, step, 0, T, head.D);
+    load_tile(&v[0], in + 2 * C, step, 0, T, head.D);
+    loaded();
 #pragma unroll
     for (int d = 0; d < PAD / 16; d++) {
-        q[d] = load_a(&k.at[warp * 16][d * 16], PAD + 8);
-        dys[d] = load_a(&v.at[warp * 16][d * 16], PAD + 8);
+        q[d] = load_a(&k[1].at[warp * 16][d * 16], PAD + 8);
+        dys[d] = load_a(&v[1].at[warp * 16][d * 16], PAD + 8);
     }
     for (int half = 0; half < 2; half++)
         if (row + 8 * half < T) {
             row_lse[half] = lse[head.statistics + row + 8 * half] * LOG2E;
             row_delta[half] = delta[head.statistics + row + 8 * half];
         }
-    for (int start = 0; start <= first; start += ROWS) {
-        __syncthreads();
-        load_tile(&k, in + C, 3 * (size_t) C, start, T, head.D);
-        load_tile(&v, in + 2 * C, 3 * (size_t) C, start, T, head.D);
-        __syncthreads();
+    for (int start = 0, now = 0; start <= first; start += ROWS, now = 1 - now) {
+        loaded();
+        if (start < first) {
+            load_tile(&k[1 - now], in + C, step, start + ROWS, T, head.D);
+            load_tile(&v[1 - now], in + 2 * C, step, start + ROWS, T, head.D);
+        }
         for (int at = 0; at < ROWS; at += 16) {
             float s[2][4], ds[2][4];
 
-            score_pairs(s, ds, q, dys, &k, &v, at);
+            score_pairs(s, ds, q, dys, &k[now], &v[now], at);
             for (int n = 0; n < 2; n++)
                 for (int i = 0; i < 4; i++) {
                     int key = start + at + n * 8 + lane % 4 * 2 + i % 2, query = row + i / 2 * 8;
@@ -365,7 +397,7 @@ __global__ void __launch_bounds__(ROWS * 2)
             for (int n = 0; n < PAD / 8; n += 2) {
                 struct fragment_b keys[2];
 
-                load_b_rows(keys, &k.at[at][n * 8], PAD + 8);
+                load_b_rows(keys, &k[now].at[at][n * 8], PAD + 8);
                 multiply_add(dq[n], dscores, keys[0]);
                 multiply_add(dq[n + 1], dscores, keys[1]);
             }
@@ -380,8 +412,8 @@ __global__ void __launch_bounds__(ROWS * 2)
 template <int PAD>
 static void forward(struct device *device, bf16 *y, float *lse, const bf16 *qkv, int B, int T, int C, int H)
 {
-    launch(device, attention_forward_kernel<PAD>, dim3(B * H, blocks_for(T, TILE)), 128, y, lse, qkv, T, C, H,
-           1 / sqrtf((float) (C / H)));
+    launch(device, attention_forward_kernel < PAD, PAD <= 64 ? 2 : 1 >, dim3(B * H, blocks_for(T, TILE)), 128,
+           y, lse, qkv, T, C, H, 1 / sqrtf((float) (C / H)));
 }
 
 void attention_tensor_forward(struct device *device, bf16 *y, float *lse, const bf16 *qkv, int B, int T,

@@ -77,6 +77,33 @@ __device__ inline void multiply_add(float c[4], struct fragment_a a, struct frag
                  : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b.x[0]), "r"(b.x[1]));
 }
 
+/*
+ * Begins to copy 16 (or 4) bytes from global to shared memory, both aligned so, or zeros there unless
+ * `exists`. The thread's copies are there after its wait_copies, and for others after a barrier behind that.
+ */
+__device__ inline void copy_16(void *to, const void *from, bool exists)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"((uint32_t) __cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)),
+                   "r"(exists ? 16 : 0)
+                 : "memory");
+}
+
+__device__ inline void copy_4(void *to, const void *from, bool exists)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+                 :
+                 : "r"((uint32_t) __cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)),
+                   "r"(exists ? 4 : 0)
+                 : "memory");
+}
+
+__device__ inline void wait_copies()
+{
+    asm volatile("cp.async.wait_all;" : : : "memory");
+}
+
 /* 2^x, 0 where that is below 2^-126 */
 __device__ inline float power_of_two(float x)
 {
