@@ -36,8 +36,7 @@ export TLAW_ENGINE=$folder/tlaw_engine PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECOD
 regress=$folder/regress
 summary=() failed=0
 
-LD_LIBRARY_PATH=$(python3 "$regress/gpu/libraries.py")
-export LD_LIBRARY_PATH
+! libraries=$(python3 "$regress/gpu/libraries.py") || export LD_LIBRARY_PATH="$libraries"
 
 note() { summary+=("$(printf '%-11s %s' "$1" "$2")"); echo "== $1: $2"; }
 

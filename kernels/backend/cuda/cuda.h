@@ -199,7 +199,8 @@ int knn_neighbours(struct device *, const struct tlaw_points *points, const int3
 /* out[columns] += the sums of in's columns: rows in slabs, then slabs, each in their order */
 template <class T>
 void add_columns(struct device *, float *out, const T *in, int rows, int columns, size_t ld);
-/* out[columns] += the sums of partial[slabs, columns] over slabs, in their order */
-void add_slabs(struct device *, float *out, const float *partial, int slabs, int columns);
+/* out[columns] += the sums of partial[slabs, columns] over slabs, in their order; second: of the slabs behind
+ */
+void add_slabs(struct device *, float *out, float *second, const float *partial, int slabs, int columns);
 
 #endif

@@ -24,6 +24,9 @@ static const struct cuda_library *load(const char *path, char *message, size_t m
         snprintf(message, message_size, "this tlaw was built without CUDA (there is no %.200s)", path);
         return NULL;
     }
+    /* the driver's queues: with the usual 8, streams of more runs wait for each other; not if the user says
+     */
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     handle = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
     library = handle ? dlsym(handle, "tlaw_cuda") : NULL;
     if (!library)

@@ -125,9 +125,7 @@ void layernorm_backward(struct device *device, real *dx, real *dgamma, real *dbe
         launch(device, layernorm_backward_kernel<threads(), each()>, slabs, threads(), dx, partial, dy, x,
                mean, rstd, gamma, rows, C, slab);
     });
-    add_slabs(device, dgamma, partial, slabs, C);
-    if (dbeta)
-        add_slabs(device, dbeta, partial + (size_t) slabs * C, slabs, C);
+    add_slabs(device, dgamma, dbeta, partial, slabs, C);
 }
 
 template void layernorm_forward<float>(struct device *, act *, real *, real *, real *, const real *,

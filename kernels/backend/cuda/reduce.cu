@@ -10,18 +10,23 @@
 #define THREADS    256
 
 /*
- * partial[slab, columns] = sums over a slab of rows; with `add` there is one slab and out[columns] += .  A
- * block has WARP columns and TILE_ROWS rows at once.
+ * partial[slab, columns] = sums over a slab of rows, blockIdx.y; with `add` all rows are one slab,
+ * out[columns] +=, and blockIdx.y = 1 does the same with `second` for the rows that follow.  A block has WARP
+ * columns and TILE_ROWS rows at once.
  */
 template <class T, bool add>
 __global__ void __launch_bounds__(WARP *TILE_ROWS)
-    column_sums_kernel(float *out, const T *in, int rows, int columns, size_t ld, int slab)
+    column_sums_kernel(float *out, float *second, const T *in, int rows, int columns, size_t ld, int slab)
 {
     __shared__ float part[TILE_ROWS][WARP];
     int lane = threadIdx.x % WARP, line = threadIdx.x / WARP, column = blockIdx.x * WARP + lane;
-    int first = blockIdx.y * slab, end = min(first + slab, rows);
+    int first = add ? 0 : blockIdx.y * slab, end = min(first + slab, rows);
     float sum = 0;
 
+    if (add && blockIdx.y) {
+        out = second;
+        in += rows * ld;
+    }
     if (column < columns)
         for (int row = first + line; row < end; row += TILE_ROWS)
             sum += as_float(in[row * ld + column]);
@@ -37,10 +42,10 @@ __global__ void __launch_bounds__(WARP *TILE_ROWS)
     }
 }
 
-void add_slabs(struct device *device, float *out, const float *partial, int slabs, int columns)
+void add_slabs(struct device *device, float *out, float *second, const float *partial, int slabs, int columns)
 {
-    launch(device, column_sums_kernel<float, true>, blocks_for(columns, WARP), WARP * TILE_ROWS, out, partial,
-           slabs, columns, (size_t) columns, slabs);
+    launch(device, column_sums_kernel<float, true>, dim3(blocks_for(columns, WARP), second ? 2 : 1),
+           WARP * TILE_ROWS, out, second, partial, slabs, columns, (size_t) columns, slabs);
 }
 
 template <class T>
@@ -50,8 +55,8 @@ void add_columns(struct device *device, float *out, const T *in, int rows, int c
     float *partial = (float *) scratch(device, SCRATCH_PARTIAL, sizeof(float) * slabs * columns);
 
     launch(device, column_sums_kernel<T, false>, dim3(blocks_for(columns, WARP), slabs), WARP * TILE_ROWS,
-           partial, in, rows, columns, ld, slab);
-    add_slabs(device, out, partial, slabs, columns);
+           partial, (float *) NULL, in, rows, columns, ld, slab);
+    add_slabs(device, out, NULL, partial, slabs, columns);
 }
 
 template void add_columns<float>(struct device *, float *, const float *, int, int, size_t);
