@@ -54,7 +54,7 @@ static void pack_panel(void *arg, long panel, int thread)
     cell *to = w->packed + panel * w->K * NR;
 
     (void) thread;
-    pack_b(w->p, to, panel);
+    pack_b(w->p, to, panel, 0, w->p->K, true);
     memset(to + K * NR, 0, (size_t) ((w->K - K) * NR) * sizeof *to);
 }
 

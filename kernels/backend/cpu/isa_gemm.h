@@ -27,25 +27,28 @@ inline_always vf finish(const struct product *p, struct epilogue e, vf x, long a
     return x;
 }
 
-/* Columns panel * NR .. of B to a panel [cells of K][NR], and their column sums where they are wanted. */
-static inline void pack_b(const struct product *p, cell *to, long panel)
+/*
+ * Columns panel * NR .. of K rows of B, from row k on, to a panel [cells of K][NR]; with `sums` it adds to
+ * their column sums where the product wants them.
+ */
+static inline void pack_b(const struct product *p, cell *to, long panel, long k, long K, bool sums)
 {
     long column = panel * NR, n = least(p->N - column, NR);
-    const void *from = element(p->b.at, p->b.real, column * p->b.col);
+    const void *from = element(p->b.at, p->b.real, k * p->b.row + column * p->b.col);
 
-    if (p->b.col == 1 && p->column_sums) {
-        float *sums = p->column_sums + column;
+    if (p->b.col == 1 && p->column_sums && sums) {
+        float *column_sums = p->column_sums + column;
         vf sum[2] = {{0}};
 
-        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K, sum);
+        pack_rows(to, NR, from, p->b.real, p->b.row, n, K, sum);
         for (long v = 0; v < 2 && v * VW < n; v++)
-            store_n(sums + v * VW, load_n(sums + v * VW, n - v * VW) + sum[v], n - v * VW);
+            store_n(column_sums + v * VW, load_n(column_sums + v * VW, n - v * VW) + sum[v], n - v * VW);
     } else if (p->b.col == 1)
-        pack_rows(to, NR, from, p->b.real, p->b.row, n, p->K, NULL);
+        pack_rows(to, NR, from, p->b.real, p->b.row, n, K, NULL);
     else
         for (long v = 0; v < NR; v += VW)
             pack_transposed(to + v, NR, element(from, p->b.real, v * p->b.col), p->b.real, p->b.col, n - v,
-                            p->K);
+                            K);
 }
 
 /* A unit of work: so many tiles of rows, so many panels; row_blocks units lie below each other. */
