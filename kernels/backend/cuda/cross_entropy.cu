@@ -46,14 +46,14 @@ template <int THREADS> __device__ struct softmax block_merge(struct softmax own)
     return of_thread[0];
 }
 
-/* Four logits; those beyond the vocabulary are impossible words. */
+/* Four logits; those beyond the vocabulary, which nobody has written, are impossible words. */
 __device__ static float4 load_logits(const float *logits, int v, int V)
 {
-    float4 x = *(const float4 *) (logits + v);
+    const float *x = logits + v;
 
     if (v + 3 < V)
-        return x;
-    return make_float4(x.x, v + 1 < V ? x.y : -INFINITE, v + 2 < V ? x.z : -INFINITE, -INFINITE);
+        return *(const float4 *) x;
+    return make_float4(x[0], v + 1 < V ? x[1] : -INFINITE, v + 2 < V ? x[2] : -INFINITE, -INFINITE);
 }
 
 __device__ static void store_four(float *to, float4 x)
