@@ -47,7 +47,7 @@ my $harness = TAP::Harness->new({
     failures => 1,
     merge => 1,    # else the harness waits for one source while it could go on with another
     jobs => 2,
-    rules => { par => [@serving ? { seq => \@serving } : (), @computing] },
+    rules => { par => [grep { @{ (values %$_)[0] } } { seq => \@serving }, { par => \@computing }] },
 });
 $harness->callback(after_test => \&tell);
 my $total = $harness->runtests(@sources);
