@@ -14,7 +14,7 @@ $server->corpus;
 my $bystander = $server->sql('SELECT pg_postmaster_start_time()');
 my ($session, $output) = $server->background('SELECT pg_sleep(3600)');
 wait_for(sub { $server->sql(q{SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3600)' AND state = 'active'}) });
-my $run = $server->sql("SELECT tlaw_train(${\$server->tiny(2e6)})");
+my $run = $server->sql("SELECT tlaw_train(${\$server->tiny(1e9)})");
 for my $attempt (1, 2) {
     ok(wait_for(sub { $server->sql("SELECT attempt FROM tlaw_run WHERE run_id = $run AND status = 'running'") eq $attempt }), "attempt $attempt");
     kill KILL => $server->training($run);

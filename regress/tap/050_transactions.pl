@@ -9,7 +9,7 @@ use TlawServer;
 my $server = TlawServer->new('tlaw.max_workers = 1');
 $server->corpus;
 my $short = $server->tiny(100);
-my $long = $server->tiny(5e6);
+my $long = $server->tiny(1e9);
 
 sub started { return $server->log_text =~ /starting background worker/ ? 1 : 0; }
 # The warnings of a tlaw_wait for a run that nothing starts.

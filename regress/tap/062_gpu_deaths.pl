@@ -3,7 +3,6 @@
 use strict;
 use warnings;
 use Test::More;
-use Time::HiRes qw(sleep time);
 use TlawServer;
 
 plan skip_all => 'no g++ to compile the CUDA backend for the host' unless TlawServer::pretend_gpu();
