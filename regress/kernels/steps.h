@@ -234,7 +234,7 @@ __attribute__((unused)) static void check_devices_at_once(const struct backend *
     bool same = true;
 
     for (int i = 0; i < STEP_THREADS; i++) {
-        together[i] = (struct step_thread){.backend = backend, .spec = step_spec(1 + i % 2, i)};
+        together[i] = (struct step_thread){.backend = backend, .spec = step_spec(i ? 1 : 2, i)};
         pthread_create(&threads[i], NULL, train_in_thread, &together[i]);
     }
     for (int i = 0; i < STEP_THREADS; i++)
