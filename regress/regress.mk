@@ -57,7 +57,7 @@ arm64-tests: $(ARM64_TESTS)
 # The CUDA backend compiled for the host, beside the test that finds it there; without a C++ compiler: skipped.
 SHIM_OBJS = $(patsubst %,build/regress/cuda_shim/%.o,$(notdir $(CUDA_SRCS) $(wildcard regress/cuda_shim/*.cpp)))
 SHIM_FLAGS = -std=c++20 -O2 -g -fno-strict-aliasing -Wall -Wextra -Wno-sign-compare -Wno-unknown-pragmas -fPIC \
-             -fvisibility=hidden -MMD -MP -Iregress/cuda_shim -DLOGITS_BYTES=262144 -DGRADIENT_BYTES=1048576 -DKNN_TILE=128 -DKNN_ROOM=256
+             -fvisibility=hidden -MMD -MP -Iregress/cuda_shim -DLOGITS_BYTES=262144 -DGRADIENT_BYTES=1048576 -DLEAST_ROWS=128 -DKNN_TILE=128 -DKNN_ROOM=256
 SHIM_CHECKS = -fsanitize=alignment -fsanitize-undefined-trap-on-error
 vpath %.cu kernels/backend/cuda
 vpath %.cpp regress/cuda_shim

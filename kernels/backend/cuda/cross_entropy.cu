@@ -1,8 +1,8 @@
 /*
  * Softmax and cross-entropy over the vocabulary.  The float32 logits of a few rows at a time are computed and
- * turned into their gradient as T while they are in the second cache, so that they hardly reach memory; the
- * two products of the gradient take many such pieces at once, since the second reads and writes all of dwte.
- * How many rows follows from the call's shape alone.
+ * turned into their gradient as T; where a thousand rows fit into the second cache, they hardly reach memory.
+ * The two products of the gradient take many such pieces at once, since the second reads and writes all of
+ * dwte. How many rows follows from the call's shape alone.
  */
 #include "product.h"
 
@@ -15,8 +15,12 @@
 #define GRADIENT_BYTES ((size_t) 512 << 20)
 #endif
 
-#define LEAST_ROWS 128  /* at a time, and what pieces are multiples of */
-#define FEW        2048 /* words: fewer threads are enough */
+#ifndef LEAST_ROWS /* at a time, also where they do not fit: each piece reads all of wte */
+#define LEAST_ROWS 1024
+#endif
+
+#define EVEN 128  /* rows are taken in multiples of it */
+#define FEW  2048 /* words: fewer threads are enough */
 
 /* A running maximum and the sum of exp(x - maximum). */
 struct softmax {
@@ -114,10 +118,10 @@ __global__ void __launch_bounds__(THREADS)
 /* How many rows of `bytes` each are taken together: what fits, in even shares. */
 static int rows_together(int rows, size_t bytes, size_t most)
 {
-    int fitting = (int) max((size_t) LEAST_ROWS, most / bytes / LEAST_ROWS * LEAST_ROWS);
+    int fitting = (int) max((size_t) LEAST_ROWS, most / bytes / EVEN * EVEN);
     int shares = (rows + fitting - 1) / fitting, each = (rows + shares - 1) / shares;
 
-    return (each + LEAST_ROWS - 1) / LEAST_ROWS * LEAST_ROWS;
+    return (each + EVEN - 1) / EVEN * EVEN;
 }
 
 /* A call, as its pieces see it; scratch is as large as any of them needs. */
