@@ -1,4 +1,4 @@
-/* The backend table of one instruction set. */
+/* The backend table of one instruction set.  No roof: it computes nothing. */
 #include "isa.h"
 
 const struct backend ISA_NAME(cpu_backend) = {

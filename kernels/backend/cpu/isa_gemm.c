@@ -364,6 +364,7 @@ static void multiply_block(void *arg, long i, int thread)
     long b_size = own_b ? panels * NR * least(w->K, kc) : 0;
     cell *a = device_own(w->device, thread,
                          (size_t) (a_size + b_size + (many ? count * panels : 1) * MR * NR) * sizeof *a);
+    float *sums = a + a_size + b_size;
     struct tile tiles[PANEL_TILES];
 
     for (long k = 0; k < w->K; k += kc) {
@@ -373,22 +374,25 @@ static void multiply_block(void *arg, long i, int thread)
         for (long j = 0; own_b && j < panels; j++)
             pack_b(w->p, a + a_size + j * K * NR, panel0 + j, k * STEP, least(w->p->K - k * STEP, K * STEP),
                    tile0 == 0);
-        for (long t = 0, j = 0; t < count && j < panels;) {
-            struct tile *tile = &tiles[t];
+        const cell *b = own_b ? a + a_size : w->packed + (panel0 * w->K + k) * NR;
+        long b_step = (own_b ? K : w->K) * NR, outer = along_rows ? count : panels,
+             inner = along_rows ? panels : count;
 
-            tile->b = own_b ? a + a_size + j * K * NR : w->packed + ((panel0 + j) * w->K + k) * NR;
-            tile->sums = a + a_size + b_size + (many ? (j * count + t) * MR * NR : 0);
-            tile->resume = k > 0;
-            tile->last = k + K >= w->K;
-            tile->column = (panel0 + j) * NR;
-            if (j == 0 && w->stays && !tile->transposed)
-                prefetch_a(t + 1 < count ? tile[1].a : tiles[0].a + K, tile->step, K);
-            multiply(w->p, tile, w->height);
-            if (along_rows && ++j == panels)
-                j = 0, t++;
-            else if (!along_rows && ++t == count)
-                t = 0, j++;
-        }
+        for (long o = 0; o < outer; o++)
+            for (long n = 0; n < inner; n++) {
+                long t = along_rows ? o : n, j = along_rows ? n : o;
+                struct tile *tile = &tiles[t];
+
+                tile->b = b + j * b_step;
+                tile->sums = sums + (many ? (j * count + t) * MR * NR : 0);
+                tile->resume = k > 0;
+                tile->last = k + K >= w->K;
+                tile->column = (panel0 + j) * NR;
+                if (j == 0 && w->stays && !tile->transposed)
+                    prefetch_a(t + 1 == count && !tile->last ? tiles[0].a + K : tile->a + MR * tile->step,
+                               tile->step, K);
+                multiply(w->p, tile, w->height);
+            }
     }
 }
 
