@@ -103,7 +103,8 @@ static void multiply_block(void *arg, long i, int thread)
     const struct blocked *w = arg;
     const struct product *p = w->p;
     const struct cut *cut = &w->cut;
-    long row0 = i % cut->row_blocks * cut->tiles * MOST_ROWS, panel0 = i / cut->row_blocks * cut->panels;
+    struct place place = cut_place(w->device, cut, i);
+    long row0 = place.row_block * cut->tiles * MOST_ROWS, panel0 = place.panel_block * cut->panels;
     long tiles = least((p->M - row0 + MOST_ROWS - 1) / MOST_ROWS, cut->tiles),
          panels = least(w->panels - panel0, cut->panels);
     bool many = w->K > KC; /* then sums wait in memory between blocks of KC cells */

@@ -355,7 +355,8 @@ static void multiply_block(void *arg, long i, int thread)
 {
     const struct blocked *w = arg;
     const struct cut *cut = &w->cut;
-    long tile0 = i % cut->row_blocks * cut->tiles, panel0 = i / cut->row_blocks * cut->panels;
+    struct place place = cut_place(w->device, cut, i);
+    long tile0 = place.row_block * cut->tiles, panel0 = place.panel_block * cut->panels;
     long count = least(w->tiles - tile0, cut->tiles), panels = least(w->panels - panel0, cut->panels);
     long kc = cells_at_once(w->K);
     bool many = w->K > kc; /* then tiles wait in memory between blocks of K */

@@ -56,6 +56,26 @@ struct cut {
     long tiles, panels, row_blocks, units;
 };
 
+struct place {
+    long row_block, panel_block;
+};
+
+/*
+ * Where unit i of a cut lies.  Rows are dealt out to the threads' shares of the units, so that a thread goes
+ * on with the rows that it computed before; within a share, units of the same panels follow each other.
+ */
+static inline struct place cut_place(struct device *device, const struct cut *cut, long i)
+{
+    long threads = pool_threads(device->pool), columns = cut->units / cut->row_blocks, share = 0;
+
+    while (i >= cut->row_blocks * (share + 1) / threads * columns)
+        share++;
+    long first = cut->row_blocks * share / threads, rows = cut->row_blocks * (share + 1) / threads - first;
+
+    i -= first * columns;
+    return (struct place){first + i % rows, i / rows};
+}
+
 /* Units for each of several threads, so that they end together; one thread has nobody to wait for. */
 static inline long units_wanted(struct device *device, long each)
 {
