@@ -1,7 +1,8 @@
 /*
  * Attention of one new position over a key-value cache.
  *
- * Roof: the memory that holds the caches.
+ * Roof: the memory that holds the caches.  Measured (Zen 5, two threads, 256 positions, 6 heads of 64, caches
+ * beyond the third cache): 21 GB/s of 43 in float32, 15 in bf16.
  */
 #include "isa.h"
 

@@ -2,10 +2,10 @@
  * Nearest neighbours, what depends on the instruction set: rounding of rows, integer products of blocks of
  * points, the search of products for pairs within reach, products with what was rounded off, exact distances.
  *
- * Products of bytes are of signed with unsigned ones.  With VNNI one instruction multiplies 64 pairs and
- * adds; on a Zen 5 core, `multiply` at 768 coordinates does 88 to 94 % of the products that it does without
- * loads (4.8 to 5.1 of 5.4e11 a second).  AVX2 has a saturating pair of instructions, hence its smaller
- * integers; elsewhere it is plain C.
+ * Roof: the units that multiply bytes.  Products are of signed with unsigned ones.  With VNNI one instruction
+ * multiplies 64 pairs and adds; on a Zen 5 core, `multiply` at 768 coordinates does 88 to 94 % of the
+ * products that it does without loads (4.8 to 5.1 of 5.4e11 a second).  AVX2 has a saturating pair of
+ * instructions, hence its smaller integers; elsewhere it is plain C.
  */
 #include "isa.h"
 #include "../knn.h"

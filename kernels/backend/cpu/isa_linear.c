@@ -1,8 +1,9 @@
 /*
- * Linear layers and logits: products (isa_gemm.c), and plain loops
- * where there are too few rows to repay any packing.
+ * Linear layers and logits: products (isa_gemm.c), and plain loops where there are too few rows to repay any
+ * packing.
  *
- * Roof: that of the products; with few rows the memory that holds the weights.
+ * Roof: that of the products; with few rows the memory that holds the weights.  Measured (Zen 5, two threads,
+ * one row): 33 GB/s of 43 beyond the third cache, 40 of 80 inside.
  */
 #include "isa.h"
 
