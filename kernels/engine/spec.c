@@ -67,14 +67,14 @@ static int64_t activation_bytes(const struct tlaw_spec *s)
 /*
  * On a GPU, of its memory: weights, gradients and two moments, with either a bf16 copy of the weights or
  * scratch for one that is not aligned; the activations that gpt2.c plans, `act` bytes each or 4, and the
- * results of a product that needs finishing; 24 MiB of logits (of 128 rows at least), 512 MiB of their
+ * results of a product that needs finishing; 24 MiB of logits (of 1,024 rows at least), 512 MiB of their
  * gradients; 64 MiB for cuBLASLt, sums over rows and the recording of a step.
  */
 static int64_t gpu_memory(const struct tlaw_spec *s)
 {
     int64_t act = strcmp(s->precision, "bf16") == 0 ? 2 : 4, C = s->d_model;
     int64_t rows = s->micro_batch * s->context_length, V = s->vocab_size + 7, logits = rows * V;
-    int64_t piece = 128 * V > 6 << 20 ? 128 * V : 6 << 20, gradient = ((int64_t) 512 << 20) / act;
+    int64_t piece = 1024 * V > 6 << 20 ? 1024 * V : 6 << 20, gradient = ((int64_t) 512 << 20) / act;
     int64_t weights = (4 * 4 + act) * tlaw_spec_params(s);
     int64_t layer = (8 + 14 * act) * C + 4 * s->n_head + 16, rest = (12 + 6 * act) * C + 32;
     int64_t finishing = (4 + 2 * act) * 4 * C;
