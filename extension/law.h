@@ -49,11 +49,15 @@ struct law_request {
  * connected. Results of the functions below live in the context that was current at law_open. */
 extern struct law_source *law_open(const char *source);
 extern void law_close(struct law_source *source);
+/* A query has a blank or a parenthesis; a study's name may have one. */
+extern bool law_looks_like_query(const char *source);
 extern bool law_has_column(const struct law_source *source, const char *name);
 /* The first of the names that is a column; NULL when none is. */
 extern const char *law_first_column(const struct law_source *source, const char *const *names, int n);
-/* Values of a numeric column, nulls flagged; an error names the column when it is missing or not a number. */
-extern double *law_column(const struct law_source *source, const char *name, bool **nulls);
+/* Values of a numeric column, nulls flagged; an error names the argument that asks for it, and the columns
+ * that there are, when it is missing or not a number. */
+extern double *law_column(const struct law_source *source, const char *argument, const char *name,
+                          bool **nulls);
 /* Distinct non-null values of a column, as text, or 0 when there is no such column. */
 extern int law_distinct(const struct law_source *source, const char *name);
 /* The rows of a form, with request's names resolved (request is filled in); rows with a NULL are left out.

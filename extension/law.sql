@@ -198,7 +198,7 @@ CREATE FUNCTION @extschema@.tlaw_fit(source text, x text DEFAULT NULL, forms tex
                    message text)
     AS 'MODULE_PATHNAME', 'tlaw_fit' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_fit IS
-    'fits forms of scaling laws to a study''s finished runs (n_tokens: tokens_seen, else train_tokens) or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap';
+    'fits forms of scaling laws to a study''s finished runs (n_tokens: tokens_seen, else train_tokens) or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap. alpha_low, alpha_high: interval at the level (0.95); alpha_dropped: alpha without the smallest size; curvature_p: of no quadratic term in the logarithms that the form lacks; converged: a minimum was reached; what the rows do not identify is NULL all the same';
 
 CREATE FUNCTION @extschema@.tlaw_predict(fit int8, n_params float8 DEFAULT NULL, n_tokens float8 DEFAULT NULL,
     unique_tokens float8 DEFAULT NULL, x float8 DEFAULT NULL, OUT loss float8, OUT loss_se float8, OUT low float8,
@@ -246,11 +246,11 @@ COMMENT ON FUNCTION @extschema@.tlaw_power IS
 CREATE FUNCTION @extschema@.tlaw_holdout(source text, x text DEFAULT NULL, forms text[] DEFAULT NULL,
     loss text DEFAULT NULL, delta float8 DEFAULT 1e-3, y text DEFAULT NULL, cluster text DEFAULT NULL,
     largest float8 DEFAULT 0.2, train_below float8 DEFAULT NULL, level float8 DEFAULT 0.95)
-    RETURNS TABLE (form text, n_train int8, n_test int8, train_below_flops float8, mean_abs_error_pct float8,
+    RETURNS TABLE (form text, n_train int8, n_test int8, cutoff float8, mean_abs_error_pct float8,
                    bias_pct float8, inside float8, converged boolean, message text)
     AS 'MODULE_PATHNAME', 'tlaw_holdout' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_holdout IS
-    'fits forms (NULL: all whose variables the rows have) without the largest compute and says how well each predicts it; inside: share within the predictive interval';
+    'fits forms (NULL: all whose variables the rows have) without the largest share of the rows (by x where it is given, else by FLOPs; cutoff, or train_below: from there on they are held out) and says how well each predicts them; bias_pct: above 0 where the law predicts too high a loss; inside: share within the interval for one new run (level), NULL where the fit has none';
 
 CREATE FUNCTION @extschema@.tlaw_sensitivity(source text, form text DEFAULT 'power_law_offset', x text DEFAULT NULL,
     loss text DEFAULT NULL, delta float8 DEFAULT 1e-3, y text DEFAULT NULL, cluster text DEFAULT NULL,
@@ -312,7 +312,7 @@ CREATE FUNCTION @extschema@.tlaw_theory_test(source text, dimension float8 DEFAU
                    message text)
     AS 'MODULE_PATHNAME', 'tlaw_theory_test' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_theory_test IS
-    'the observed exponent, with and without an irreducible loss, against the theory''s upper bound on the excess risk, the uncertainty of both carried; without a dimension given, against each that tlaw_run_dimension found for the study''s planned run, or its run on the most data';
+    'the observed exponent, with and without an irreducible loss, against the theory''s upper bound on the excess risk, the uncertainty of both carried; without a dimension given, against each that tlaw_run_dimension found for the study''s planned run, or its run on the most data. predicted: the exponent of the bound, the least that the theory allows, no forecast; difference: alpha - predicted, with its interval (level); p: of no difference, two-sided; smoothness_low, smoothness_high: the smoothness that would make them equal; verdict: violates (the whole interval below 0), consistent (steeper), tight (the interval within the tolerance) or undecided';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_study_plan', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record', '');

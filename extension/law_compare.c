@@ -26,62 +26,107 @@ static struct tlaw_fit_options options_of(const struct law_request *request)
                                      .intervals = true};
 }
 
-/* ---- leave the largest compute out ---- */
+/* ---- leave the largest out ---- */
 
-/* FLOPs at and above which rows are left out: `share` of them. */
-static double cutoff_of(const double *flops, int64 n, double share)
+/* Size at and above which rows are left out: `share` of them. */
+static double cutoff_of(const double *sizes, int64 n, double share)
 {
     double *sorted = palloc(sizeof(double) * Max(n, 1));
     int64 kept = (int64) ceil((1 - share) * n);
 
-    memcpy(sorted, flops, sizeof(double) * n);
+    memcpy(sorted, sizes, sizeof(double) * n);
     tlaw_sort_numbers(sorted, n);
     return n > 0 ? sorted[Min(kept, n - 1)] : NAN;
 }
 
+/* The size of each row: column x where it was given (rows without one are taken out), else FLOPs. */
+static double *sizes_of(const struct law_source *source, const struct law_request *given, enum tlaw_form form,
+                        struct tlaw_row *rows, int64 *n, const int64 *index)
+{
+    double *sizes = palloc(sizeof(double) * Max(*n, 1)), *column = NULL;
+    bool *nulls = NULL;
+    int64 i, kept = 0;
+
+    if (given->x)
+        column = law_column(source, "x", given->x, &nulls);
+    for (i = 0; i < *n; i++) {
+        if (column && nulls[index[i]])
+            continue;
+        sizes[kept] = column ? column[index[i]] : law_flops(source, form, &rows[i], index[i]);
+        rows[kept++] = rows[i];
+    }
+    *n = kept;
+    return sizes;
+}
+
+/* How well a fit predicts the rows of the cutoff and above. */
+struct held_out {
+    int64 n;
+    double error, bias, inside; /* means; inside NAN where the fit has no predictive interval */
+};
+
+static struct held_out score(const struct tlaw_fit *fit, const struct tlaw_row *rows, const double *sizes,
+                             int64 n, double cutoff)
+{
+    struct held_out out = {0};
+    int64 i;
+
+    for (i = 0; i < n; i++) {
+        struct tlaw_prediction p;
+        double error;
+
+        if (sizes[i] < cutoff)
+            continue;
+        tlaw_fit_predict(fit, rows[i].x, &p);
+        error = p.loss / rows[i].loss - 1;
+        out.n++;
+        out.error += fabs(error);
+        out.bias += error;
+        out.inside += isnan(p.run_low) ? NAN : rows[i].loss >= p.run_low && rows[i].loss <= p.run_high;
+    }
+    out.error /= out.n; /* of none: NAN */
+    out.bias /= out.n;
+    out.inside /= out.n;
+    return out;
+}
+
 static void holdout_form(ReturnSetInfo *result, const struct law_source *source, enum tlaw_form form,
-                         const struct law_request *given, double share, double train_below)
+                         const struct law_request *given, double share, double cutoff)
 {
     struct law_request request = *given;
     struct tlaw_fit_options options = options_of(given);
     struct tlaw_host host;
     MemoryContext context = tlaw_law_context(&host);
     struct tlaw_fit fit;
-    int64 n, i, *index, n_train = 0, n_test = 0, inside = 0;
+    int64 n, i, *index, n_train = 0;
     struct tlaw_row *rows = law_rows(source, form, &request, &n, &index),
                     *train = palloc(sizeof(*train) * Max(n, 1));
-    double *flops = palloc(sizeof(double) * Max(n, 1)), error = 0, bias = 0;
+    double *sizes = sizes_of(source, given, form, rows, &n, index);
+    struct held_out out;
     Datum values[9];
     bool nulls[9] = {false};
 
+    if (isnan(cutoff))
+        cutoff = cutoff_of(sizes, n, share);
     for (i = 0; i < n; i++)
-        flops[i] = law_flops(source, form, &rows[i], index[i]);
-    if (isnan(train_below))
-        train_below = cutoff_of(flops, n, share);
-    for (i = 0; i < n; i++)
-        if (flops[i] < train_below)
+        if (sizes[i] < cutoff)
             train[n_train++] = rows[i];
     tlaw_fit_run(&host, train, n_train, form, &options, &fit);
-    for (i = 0; i < n; i++) {
-        struct tlaw_prediction p;
-
-        if (flops[i] < train_below)
-            continue;
-        n_test++;
-        tlaw_fit_predict(&fit, rows[i].x, &p);
-        error += fabs(p.loss / rows[i].loss - 1);
-        bias += p.loss / rows[i].loss - 1;
-        inside += rows[i].loss >= p.run_low && rows[i].loss <= p.run_high;
+    out = score(&fit, rows, sizes, n, cutoff);
+    if (n > 0 && out.n == 0)
+        tlaw_fit_say(fit.message, "no row reaches train_below: nothing is held out");
+    if (n > 0 && n_train == 0) {
+        fit.message[0] = '\0'; /* 0 rows, for this reason */
+        tlaw_fit_say(fit.message, "no row is below %g %s%s", cutoff, given->x ? given->x : "FLOPs",
+                     given->x ? "" : ": to hold out the largest of another column, give it as x");
     }
-    if (n > 0 && n_test == 0)
-        tlaw_fit_say(fit.message, "no row of train_below FLOPs or more: nothing is held out");
     values[0] = CStringGetTextDatum(tlaw_form_info(form)->name);
     values[1] = Int64GetDatum(n_train);
-    values[2] = Int64GetDatum(n_test);
-    tlaw_set_number(values, nulls, 3, train_below);
-    tlaw_set_number(values, nulls, 4, n_test > 0 ? 100 * error / n_test : NAN);
-    tlaw_set_number(values, nulls, 5, n_test > 0 ? 100 * bias / n_test : NAN);
-    tlaw_set_number(values, nulls, 6, n_test > 0 && fit.df > 0 ? (double) inside / n_test : NAN);
+    values[2] = Int64GetDatum(out.n);
+    tlaw_set_number(values, nulls, 3, cutoff);
+    tlaw_set_number(values, nulls, 4, 100 * out.error);
+    tlaw_set_number(values, nulls, 5, 100 * out.bias);
+    tlaw_set_number(values, nulls, 6, out.inside);
     values[7] = BoolGetDatum(fit.converged);
     tlaw_set_text(values, nulls, 8, fit.message);
     tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
@@ -345,7 +390,8 @@ static void frontier_approach(const struct tlaw_host *host, int number, const st
     if (!tlaw_frontier_slope(points, a->points, &a->exponent, &se)) {
         a->message = number == 1
                          ? "fewer than two budgets at which a size between the smallest and the largest wins"
-                         : "fewer than two budgets (FLOPs equal within 5 %) with a minimum between the sizes";
+                         : "fewer than two budgets (FLOPs equal within 5 %) of three sizes or more with a "
+                           "minimum between them";
         return;
     }
     if (a->points > 2) {

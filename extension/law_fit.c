@@ -182,19 +182,31 @@ static void set_uncertainty(const struct tlaw_host *host, const struct tlaw_data
     tlaw_fit_use_bootstrap(host, bootstrap, fit);
 }
 
-static void warn_about_mixtures(const struct law_source *source)
+/* Rows of one fit that differ in what its law knows nothing of. */
+static void warn_about_mixtures(const struct law_source *source, const struct fit_arguments *arguments)
 {
-    static const char *const names[] = {"device", "isa", "precision"};
-    int i;
+    static const char *const measured[] = {"device", "isa", "precision"};
+    const char *x = arguments->request.x ? arguments->request.x : "train_tokens", *other = NULL;
+    int i, distinct;
 
-    for (i = 0; i < lengthof(names); i++) {
-        int distinct = law_distinct(source, names[i]);
-
-        if (distinct > 1)
-            ereport(WARNING, (errmsg("one fit over %d values of \"%s\"", distinct, names[i]),
+    for (i = 0; i < lengthof(measured); i++)
+        if ((distinct = law_distinct(source, measured[i])) > 1)
+            ereport(WARNING, (errmsg("one fit over %d values of \"%s\"", distinct, measured[i]),
                               errdetail("Losses measured differently differ by more than noise."),
                               errhint("Fit them apart, or check by hand that they agree.")));
-    }
+    if ((distinct = law_distinct(source, "corpus")) > 1)
+        ereport(WARNING, (errmsg("one fit over %d values of \"corpus\"", distinct),
+                          errdetail("Each text has a law of its own."),
+                          errhint("Fit them apart: a study each, or an aggregate with GROUP BY corpus.")));
+    for (i = 0; i < arguments->n_forms; i++)
+        if (tlaw_form_info(arguments->forms[i])->n_variables == 1)
+            other = strncmp(x, "n_params", 8) == 0                                    ? "train_tokens"
+                    : strcmp(x, "train_tokens") == 0 || strcmp(x, "tokens_seen") == 0 ? "n_params"
+                                                                                      : other;
+    if (other && (distinct = law_distinct(source, other)) > 1)
+        ereport(WARNING, (errmsg("one law in %s over %d values of \"%s\"", x, distinct, other),
+                          errdetail("What they change in the loss is taken for noise."),
+                          errhint("Fit them apart, or a law of n_params and n_tokens such as chinchilla.")));
 }
 
 /* 'primary' where the study's frozen analysis is this one, else 'exploratory'. */
@@ -303,7 +315,7 @@ Datum tlaw_fit(PG_FUNCTION_ARGS)
     read_arguments(fcinfo, &arguments);
     InitMaterializedSRF(fcinfo, 0);
     source = law_open(law_text_argument(fcinfo, 0));
-    warn_about_mixtures(source);
+    warn_about_mixtures(source, &arguments);
     for (i = 0; i < arguments.n_forms; i++)
         fit_form((ReturnSetInfo *) fcinfo->resultinfo, source, &arguments, arguments.forms[i]);
     law_close(source);

@@ -16,8 +16,7 @@ static SPITupleTable *table_of(const struct law_source *source)
     return (SPITupleTable *) source->table;
 }
 
-/* A query has a blank or a parenthesis; a study's name may have one. */
-static bool looks_like_query(const char *source)
+bool law_looks_like_query(const char *source)
 {
     return strpbrk(source, " \t\r\n(") != NULL;
 }
@@ -37,7 +36,7 @@ struct law_source *law_open(const char *source)
                                     "SELECT *, COALESCE(tokens_seen, train_tokens) AS n_tokens "
                                     "FROM @.tlaw_runs WHERE study = $1 AND status = 'done'",
                                     1, &type, &value, NULL) > 0;
-    if (!result->is_study && !looks_like_query(source))
+    if (!result->is_study && !law_looks_like_query(source))
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                         errmsg("source: no finished run of a study \"%s\" that you may read", source),
                         errhint("Give the name of a study, or a query that returns one row a result.")));
@@ -76,16 +75,47 @@ const char *law_first_column(const struct law_source *source, const char *const 
     return NULL;
 }
 
-static int column_number(const struct law_source *source, const char *name)
+static bool is_number(Oid type)
+{
+    return type == FLOAT8OID || type == FLOAT4OID || type == INT8OID || type == INT4OID || type == INT2OID ||
+           type == NUMERICOID;
+}
+
+/* A hint that lists the columns of numbers, or all. */
+static int hint_columns(const struct law_source *source, bool numbers)
+{
+    TupleDesc descriptor = table_of(source)->tupdesc;
+    StringInfoData known;
+    int i;
+
+    initStringInfo(&known);
+    for (i = 0; i < descriptor->natts; i++)
+        if (!numbers || is_number(TupleDescAttr(descriptor, i)->atttypid))
+            appendStringInfo(&known, "%s%s", known.len ? ", " : "",
+                             NameStr(TupleDescAttr(descriptor, i)->attname));
+    return errhint("Columns%s of the rows: %s.", numbers ? " of numbers" : "", known.data);
+}
+
+/* The column of that name; numbers: one of numbers.  Errors name the argument that asks for it. */
+static int column_number(const struct law_source *source, const char *argument, const char *name,
+                         bool numbers)
 {
     int number = SPI_fnumber(table_of(source)->tupdesc, name);
+    Oid type = number > 0 ? SPI_gettypeid(table_of(source)->tupdesc, number) : InvalidOid;
 
     if (number <= 0)
-        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN), errmsg("the rows have no column \"%s\"", name)));
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+                        errmsg("%s: the rows have no column \"%s\"", argument, name),
+                        hint_columns(source, numbers)));
+    if (numbers && !is_number(type))
+        ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+                        errmsg("%s: column \"%s\" is of type %s, not a number", argument, name,
+                               format_type_be(type)),
+                        hint_columns(source, numbers)));
     return number;
 }
 
-static double number_of(Datum value, Oid type, const char *name)
+static double number_of(Datum value, Oid type)
 {
     switch (type) {
     case FLOAT8OID:
@@ -98,17 +128,14 @@ static double number_of(Datum value, Oid type, const char *name)
         return DatumGetInt32(value);
     case INT2OID:
         return DatumGetInt16(value);
-    case NUMERICOID:
-        return DatumGetFloat8(DirectFunctionCall1(numeric_float8, value));
     default:
-        ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
-                        errmsg("column \"%s\" is of type %s, not a number", name, format_type_be(type))));
+        return DatumGetFloat8(DirectFunctionCall1(numeric_float8, value));
     }
 }
 
-double *law_column(const struct law_source *source, const char *name, bool **nulls)
+double *law_column(const struct law_source *source, const char *argument, const char *name, bool **nulls)
 {
-    int number = column_number(source, name);
+    int number = column_number(source, argument, name, true);
     TupleDesc descriptor = table_of(source)->tupdesc;
     Oid type = SPI_gettypeid(descriptor, number);
     double *values = MemoryContextAllocHuge(source->context, sizeof(double) * Max(source->n, 1));
@@ -118,7 +145,7 @@ double *law_column(const struct law_source *source, const char *name, bool **nul
     for (i = 0; i < source->n; i++) {
         Datum value = SPI_getbinval(table_of(source)->vals[i], descriptor, number, *nulls + i);
 
-        values[i] = (*nulls)[i] ? 0 : number_of(value, type, name);
+        values[i] = (*nulls)[i] ? 0 : number_of(value, type);
     }
     return values;
 }
@@ -136,7 +163,7 @@ int law_distinct(const struct law_source *source, const char *name)
 
     if (!law_has_column(source, name))
         return 0;
-    number = column_number(source, name);
+    number = SPI_fnumber(table_of(source)->tupdesc, name);
     values = palloc(sizeof(char *) * Max(source->n, 1));
     for (i = 0; i < source->n; i++) {
         char *value = SPI_getvalue(table_of(source)->vals[i], table_of(source)->tupdesc, number);
@@ -162,7 +189,7 @@ static void set_cluster(const struct law_source *source, int number, int64 i, st
     if (is_null)
         return;
     if (type == INT8OID || type == INT4OID || type == INT2OID) {
-        row->cluster = (int64) number_of(value, type, "cluster");
+        row->cluster = (int64) number_of(value, type);
     } else {
         char *text = SPI_getvalue(table_of(source)->vals[i], descriptor, number);
 
@@ -209,6 +236,8 @@ struct tlaw_row *law_rows(const struct law_source *source, enum tlaw_form form, 
 {
     const struct tlaw_form_info *info = tlaw_form_info(form);
     struct tlaw_row *rows = MemoryContextAllocHuge(source->context, sizeof(*rows) * Max(source->n, 1));
+    const char *x = request->x ? "x" : "source", *y = request->y ? "y" : "source",
+               *asks_cluster = request->cluster ? "cluster" : "source";
     double *columns[TLAW_MAX_VARIABLES + 1];
     bool *nulls[TLAW_MAX_VARIABLES + 1];
     int v, cluster = 0;
@@ -216,10 +245,11 @@ struct tlaw_row *law_rows(const struct law_source *source, enum tlaw_form form, 
 
     resolve(source, request);
     for (v = 0; v < info->n_variables; v++)
-        columns[v] = law_column(source, variable_column(source, info->variables[v], request), &nulls[v]);
-    columns[v] = law_column(source, request->y, &nulls[v]);
+        columns[v] = law_column(source, strcmp(info->variables[v], "x") == 0 ? x : "source",
+                                variable_column(source, info->variables[v], request), &nulls[v]);
+    columns[v] = law_column(source, y, request->y, &nulls[v]);
     if (strcmp(request->cluster, "none") != 0)
-        cluster = column_number(source, request->cluster);
+        cluster = column_number(source, asks_cluster, request->cluster, false);
     if (index)
         *index = MemoryContextAllocHuge(source->context, sizeof(int64) * Max(source->n, 1));
     *n = 0;
@@ -247,14 +277,16 @@ struct tlaw_row *law_rows(const struct law_source *source, enum tlaw_form form, 
 double law_flops(const struct law_source *source, enum tlaw_form form, const struct tlaw_row *row,
                  int64 index)
 {
-    int number = SPI_fnumber(table_of(source)->tupdesc, "flops");
     bool is_null = true;
     Datum value = 0;
+    int number = 0;
 
-    if (number > 0)
+    if (law_has_column(source, "flops")) {
+        number = column_number(source, "source", "flops", true);
         value = SPI_getbinval(table_of(source)->vals[index], table_of(source)->tupdesc, number, &is_null);
+    }
     if (!is_null)
-        return number_of(value, SPI_gettypeid(table_of(source)->tupdesc, number), "flops");
+        return number_of(value, SPI_gettypeid(table_of(source)->tupdesc, number));
     return tlaw_form_info(form)->n_variables >= 2 ? 6 * row->x[0] * row->x[1] : row->x[0];
 }
 

@@ -248,11 +248,14 @@ static struct measured *measured_dimensions(const struct law_source *source, con
     return found;
 }
 
-static const char *verdict_text(const struct tlaw_theory_test *test)
+/* The bound is on the excess risk: a form without an irreducible loss speaks of it only if there is none. */
+static const char *verdict_text(const struct tlaw_theory_test *test, const struct tlaw_fit *fit)
 {
     switch (test->verdict) {
     case TLAW_VIOLATES:
-        return "violates: the loss falls more slowly than the bound";
+        return tlaw_form_info(fit->form)->irreducible < 0
+                   ? "violates if the irreducible loss is 0: the loss falls more slowly than the bound"
+                   : "violates: the loss falls more slowly than the bound";
     case TLAW_STEEPER:
         return "consistent (steeper): the loss falls faster than the bound asks";
     case TLAW_TIGHT:
@@ -312,7 +315,8 @@ static void put_test(ReturnSetInfo *result, const char *analysis, const struct m
     tlaw_set_text(values, nulls, 4, dimension->how);
     for (i = 0; i < 14; i++)
         tlaw_set_number(values, nulls, 5 + i, tested || i < 5 ? numbers[i] : NAN);
-    tlaw_set_text(values, nulls, 19, tested && !slope_is_apparent(fit) ? verdict_text(test) : "undecided");
+    tlaw_set_text(values, nulls, 19,
+                  tested && !slope_is_apparent(fit) ? verdict_text(test, fit) : "undecided");
     tlaw_set_text(values, nulls, 20,
                   tested            ? needed_text(test, fit)
                   : fit->message[0] ? psprintf("no finite interval of alpha: %s", fit->message)

@@ -33,15 +33,33 @@ static Datum numbers_row(FunctionCallInfo fcinfo, const double *numbers, int n)
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
 }
 
+/* A fit that stopped short of a minimum predicts nothing: said once for each fit and call in a query. */
+static void warn_unconverged(FunctionCallInfo fcinfo, int64 fit_id, const struct tlaw_fit *fit)
+{
+    int64 *said = fcinfo->flinfo->fn_extra;
+
+    if (fit->converged || (said && *said == fit_id))
+        return;
+    if (!said)
+        said = fcinfo->flinfo->fn_extra = MemoryContextAlloc(fcinfo->flinfo->fn_mcxt, sizeof(*said));
+    *said = fit_id;
+    ereport(WARNING,
+            (errmsg("fit: %s has not converged, its predictions cannot be trusted",
+                    tlaw_form_info(fit->form)->name),
+             errhint("The message in tlaw_fits says why; more sizes, or a simpler form, may help.")));
+}
+
 static void load_fit_argument(FunctionCallInfo fcinfo, struct tlaw_fit *fit,
                               double (**draws)[TLAW_MAX_PARAMS], int *n_draws, struct law_request *request)
 {
     tlaw_not_null(fcinfo, 0, "fit");
     law_load(PG_GETARG_INT64(0), fit, draws, n_draws, request);
     if (!fit->fitted)
-        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                        errmsg("fit " INT64_FORMAT " has no parameters", PG_GETARG_INT64(0)),
-                        errhint("The message in tlaw_fits says why.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                 errmsg("fit " INT64_FORMAT " has no parameters, or not all of them", PG_GETARG_INT64(0)),
+                 errhint("The message in tlaw_fits says why.")));
+    warn_unconverged(fcinfo, PG_GETARG_INT64(0), fit);
 }
 
 /* (fit, n_params, n_tokens, unique_tokens, x) */
@@ -196,6 +214,10 @@ static struct candidate *read_candidates(const char *query, const struct tlaw_fi
     struct law_request request = {.x = from->x, .cluster = "none", .level = fit->level};
     int64 i, *index;
 
+    if (!law_looks_like_query(query))
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("candidates: \"%s\" is not a query", query),
+                 errhint("Give a SELECT that returns n_params and n_tokens, or x, of each candidate.")));
     /* a candidate has no loss yet: law_rows gets one that it accepts */
     source = law_open(psprintf(
         "SELECT candidates.*, 1::pg_catalog.float8 AS \"no loss yet\" FROM (%s\n) candidates", query));
@@ -271,7 +293,7 @@ Datum tlaw_check_runs(PG_FUNCTION_ARGS)
     request.cluster = "none";
     rows = law_rows(source, fit.form, &request, &n, &index);
     if (law_has_column(source, "run_id"))
-        run_ids = law_column(source, "run_id", &no_run_id);
+        run_ids = law_column(source, "source", "run_id", &no_run_id);
     for (i = 0; i < n; i++) {
         struct tlaw_prediction p;
         bool surface = tlaw_form_info(fit.form)->n_variables >= 2;

@@ -64,6 +64,18 @@ SELECT form, x, y, cluster, loss, uncertainty, cardinality(bootstrap) AS draws_k
        length(rows_sha256) AS hash, analysis
   FROM tlaw_fits ORDER BY fit_id;
 SELECT count(*) FROM tlaw_fit('SELECT x, bent AS loss, k % 2 AS device FROM points', forms => '{power_law}');
+-- so does what the law knows nothing of
+SELECT count(*) FROM tlaw_fit('SELECT x AS train_tokens, bent AS loss, k % 2 AS corpus, k AS n_params FROM points');
+SELECT count(*) FROM tlaw_fit('SELECT x AS n_params, bent AS loss, k AS train_tokens FROM points', x => 'n_params');
+-- every column that is asked for is named by its argument
+\set VERBOSITY default
+SELECT tlaw_fit('SELECT x, bent AS loss FROM points', x => 'tokens');
+SELECT tlaw_fit('SELECT x, bent AS loss, ''a''::text AS size FROM points', x => 'size');
+SELECT tlaw_fit('SELECT x, bent AS loss FROM points', y => 'test_loss');
+SELECT tlaw_fit('SELECT x, bent AS loss FROM points', cluster => 'seed');
+SELECT tlaw_fit('SELECT x, bent AS loss FROM points', forms => '{chinchilla}');
+SELECT tlaw_holdout('SELECT x, bent AS loss, ''a''::text AS flops FROM points');
+\set VERBOSITY terse
 SELECT tlaw_fit('SELECT 1 AS a');
 SELECT tlaw_fit('no_such_study');
 SELECT tlaw_fit('DELETE FROM points');
@@ -82,6 +94,9 @@ SELECT fit_id AS growing FROM tlaw_fit('SELECT * FROM surface', forms => '{chinc
 SELECT n_params IS NULL AS none FROM tlaw_compute_optimal(:growing, 1e20);
 SELECT rank, candidate_n_params, se_ratio < 1 AS helps
   FROM tlaw_next_run(:fit, 'SELECT n AS n_params, 20 * n AS n_tokens FROM unnest(ARRAY[1e6, 1e9]) n', 1e10, 1e12);
+SELECT tlaw_next_run(:fit, 'law_frozen', 1e10, 1e12);
+-- a fit that has not converged says so once a call
+SELECT loss > 0 AS loss, run_low IS NULL AS no_interval FROM unnest(ARRAY[1e8, 1e9]) n, tlaw_predict(:growing, n, 1e10);
 SELECT outside FROM tlaw_check_runs(:fit, 'SELECT 1e8 AS n_params, 1e10 AS n_tokens, l AS loss FROM unnest(ARRAY[3.457, 9]) l');
 SELECT count(*) FROM tlaw_joint_region(:fit, points => 32);
 SELECT tlaw_joint_region(:fit, 'alpha', 'alpha');
@@ -91,8 +106,20 @@ SELECT form, n_train, n_test, mean_abs_error_pct < 1 AS close, converged
 SELECT form FROM tlaw_holdout('SELECT * FROM surface') ORDER BY form;
 SELECT n_test, mean_abs_error_pct, message
   FROM tlaw_holdout('SELECT * FROM surface', forms => '{chinchilla}', train_below => 1e300);
+-- rows of equal FLOPs have no largest; by x they do
+SELECT n_train, n_test, cutoff, message
+  FROM tlaw_holdout('SELECT x, bent AS loss, 1e15 AS flops FROM points', forms => '{power_law_offset}');
+SELECT form, n_train, n_test, cutoff = 1e4 * 2 ^ 9 AS cutoff, mean_abs_error_pct < 1 AS close, inside > 0.8 AS inside
+  FROM tlaw_holdout('SELECT x, bent AS loss, 1e15 AS flops FROM points', x => 'x', forms => '{power_law_offset}');
+SELECT n_train, n_test, cutoff, inside IS NULL AS no_interval
+  FROM tlaw_holdout('SELECT x, bent AS loss FROM points', x => 'x', forms => '{power_law_offset}', train_below => 3e4);
 SELECT choice, count(*) FROM tlaw_sensitivity('SELECT * FROM surface', 'chinchilla') GROUP BY choice ORDER BY choice;
 SELECT approach, name, round(exponent::numeric, 1) AS exponent FROM tlaw_isoflop('SELECT * FROM surface');
+-- replicates of two sizes at each budget have no parabola
+SELECT exponent, low, high, points, message
+  FROM tlaw_isoflop('SELECT n AS n_params, round(f / n) AS n_tokens, 3 + 0.01 * sin(k + n / 1e3 + f / 1e9) AS loss
+                       FROM unnest(ARRAY[10008.0, 21552]) n, unnest(ARRAY[1e9, 2e9, 4e9, 8e9]) f, generate_series(1, 3) k')
+ WHERE approach = 2;
 SELECT round(alpha_se::numeric, 3) AS alpha_se, df
   FROM tlaw_power(ARRAY(SELECT 1e5 * power(10::float8, i * 2 / 9.0) FROM generate_series(0, 9) i), 2, 0.01, 0.17, 0.5);
 SELECT tlaw_power(ARRAY[1e5, 1e5], 2, 0.01, 0.17);
@@ -133,3 +160,5 @@ SELECT analysis, verdict, smoothness_low < smoothness_high AS reconciled
   FROM tlaw_theory_test('law_frozen', 10, 0.1) WHERE form = 'power_law_offset';
 SELECT analysis, verdict, message FROM tlaw_theory_test('law_frozen', 4.7, 2) WHERE form = 'power_law_offset';
 SELECT tlaw_theory_test('law_frozen', 5);
+-- a line of real losses says nothing of the excess risk unless they fall to 0
+SELECT form, verdict FROM tlaw_theory_test('SELECT x, 3 * power(x, -0.02::float8) * (1 + 1e-4 * sin(x)) AS loss FROM points', 4, 0.1);

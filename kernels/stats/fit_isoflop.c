@@ -44,11 +44,28 @@ static struct spot *spots_of(const struct tlaw_host *host, const struct tlaw_row
     return spots;
 }
 
+/* Sizes among spots[0 .. n - 1]; three are counted for more. */
+static int distinct_sizes(const struct spot *spots, size_t n)
+{
+    double seen[3];
+    int distinct = 0;
+    for (size_t i = 0; i < n && distinct < 3; i++) {
+        int known = 0;
+        for (int k = 0; k < distinct; k++)
+            known |= seen[k] == spots[i].log_params;
+        if (!known)
+            seen[distinct++] = spots[i].log_params;
+    }
+    return distinct;
+}
+
 /* Vertex of the least-squares parabola through spots[0 .. n - 1]; NAN when it does not open upwards inside
- * them. */
+ * them, or replicates of fewer than three sizes leave it open. */
 static double vertex(const struct spot *spots, size_t n)
 {
     double r[16] = {0}, z[3], coef[3], mean = 0, low = INFINITY, high = -INFINITY;
+    if (distinct_sizes(spots, n) < 3)
+        return NAN;
     for (size_t i = 0; i < n; i++) {
         mean += spots[i].log_params / (double) n;
         low = fmin(low, spots[i].log_params);
@@ -60,7 +77,7 @@ static double vertex(const struct spot *spots, size_t n)
     }
     for (int k = 0; k < 3; k++)
         z[k] = r[k * 4 + 3];
-    if (n < 3 || !tlaw_solve_upper(r, 4, 3, z, coef) || !(coef[2] > 0))
+    if (!tlaw_solve_upper(r, 4, 3, z, coef) || !(coef[2] > 0))
         return NAN;
     double at = mean - coef[1] / (2 * coef[2]);
     return at > low && at < high ? at : NAN;
