@@ -4,7 +4,7 @@ CREATE FUNCTION @extschema@.tlaw_plot(study text, x text DEFAULT 'train_tokens',
     by text DEFAULT NULL, dimension float8 DEFAULT NULL, smoothness float8 DEFAULT NULL) RETURNS text
     AS 'MODULE_PATHNAME', 'tlaw_plot' LANGUAGE c STABLE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.tlaw_plot IS
-    'a study''s runs as an SVG document: y (test_loss) against x, columns of tlaw_runs, with the fitted law, the theory''s line where a dimension is given (smoothness: the frozen plan''s, or 1), the frontier where x is flops; loss curves (val_loss) where x is step or tokens_seen; by: a column that makes series';
+    'a study''s runs as an SVG document: y (test_loss) against x, columns of tlaw_runs, with the fitted law, the theory''s bound where a dimension is given (the slowest fall that it allows from the middle of the runs) (smoothness: the frozen plan''s, or 1), the frontier where x is flops; loss curves (val_loss) where x is step or tokens_seen; by: a column that makes series';
 
 CREATE FUNCTION @extschema@.tlaw_plot_query(query text, title text DEFAULT NULL, x_title text DEFAULT NULL,
     y_title text DEFAULT NULL, log_x boolean DEFAULT false, log_y boolean DEFAULT false) RETURNS text
@@ -33,13 +33,13 @@ BEGIN
         RAISE EXCEPTION 'x = %, protocol = %, exclude_document = % is not accepted: x is layer or position; protocol is pooled (by position without neighbours from the same document) or batches',
             pg_catalog.quote_nullable(x), pg_catalog.quote_nullable(protocol), exclude_document;
     END IF;
-    EXECUTE 'SELECT pg_catalog.count(*) AS rows, pg_catalog.max(d.n) AS n, pg_catalog.max(d.documents) AS documents,
+    EXECUTE 'SELECT pg_catalog.count(d.dimension) AS rows, pg_catalog.max(d.message) AS message, pg_catalog.max(d.n) AS n, pg_catalog.max(d.documents) AS documents,
                     pg_catalog.string_agg(DISTINCT d.estimator, '', '') AS estimators, pg_catalog.max(r.n_layer) + 1 AS top,
                     pg_catalog.max(d.layer) AS layer,
                     pg_catalog.max(d.dimension_high) > 10 * pg_catalog.min(d.dimension_low) AS wide
                FROM @extschema@.tlaw_run_dimensions d JOIN @extschema@.tlaw_runs r USING (run_id) WHERE ' || chosen INTO measured;
     IF measured.rows = 0 THEN
-        RAISE EXCEPTION 'run % has no dimension by % to plot', run_id, x
+        RAISE EXCEPTION '%', pg_catalog.concat_ws(': ', pg_catalog.format('run %s has no dimension by %s to plot', run_id, x), measured.message)
             USING HINT = pg_catalog.format('Measure it: SELECT * FROM tlaw_run_dimension(%s).', run_id);
     END IF;
     RETURN @extschema@.tlaw_plot_query(pg_catalog.format('

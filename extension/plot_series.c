@@ -86,6 +86,17 @@ static bool mixed(const struct row *rows, int n)
     return false;
 }
 
+/* Has every parameter a value? */
+static bool identified(const struct tlaw_fit *fit)
+{
+    int i;
+
+    for (i = 0; i < tlaw_form_info(fit->form)->n_params; i++)
+        if (isnan(fit->natural[i]))
+            return false;
+    return true;
+}
+
 /* Fits the first of the two forms that the rows identify; false: neither, fit->message says why. */
 static bool fit_law(struct plot *plot, const struct row *rows, int n, struct tlaw_fit *fit)
 {
@@ -106,10 +117,10 @@ static bool fit_law(struct plot *plot, const struct row *rows, int n, struct tla
         law_rows[i].cluster = law_rows[i].clustered ? rows[i].subset_seed : 0;
     }
     tlaw_fit_run(&plot->host, law_rows, n, TLAW_POWER_LAW_OFFSET, &options, fit);
-    if (fit->converged && !fit->at_bound)
+    if (fit->converged && !fit->at_bound && identified(fit))
         return true;
     tlaw_fit_run(&plot->host, law_rows, n, TLAW_POWER_LAW, &options, fit);
-    return fit->converged;
+    return fit->converged && identified(fit);
 }
 
 /* Three significant digits, zeros included where they fit: 0.280, 1.00, 12.3. */
@@ -201,7 +212,7 @@ static void name_theory(struct plot *plot)
     while (i >= 0 && plot->series[i].style != TLAW_SVG_REFERENCE)
         i--;
     if (i >= 0)
-        plot->series[i].name = psprintf("theory: α = %s (dimension %g, smoothness %g)",
+        plot->series[i].name = psprintf("theory: α ≥ %s (dimension %g, smoothness %g)",
                                         three_digits(plot->exponent), plot->dimension, plot->smoothness);
 }
 
