@@ -57,6 +57,8 @@ SELECT tlaw_train('run_text', n_layer => -1);
 SELECT tlaw_train('run_text', d_model => 30, n_head => 4);
 SELECT tlaw_train('run_text', context_length => 1e9);
 SELECT tlaw_train('run_text', train_tokens => 1e9);
+SELECT tlaw_train('run_text', train_tokens => 1e12);
+SELECT tlaw_train('run_text', cooldown_steps => 5);
 SELECT tlaw_train('run_text', train_tokens => 'NaN');
 SELECT tlaw_train('run_text', seed => -1);
 SELECT tlaw_train('run_text', learning_rate => 'infinity');

@@ -213,21 +213,27 @@ static int check_words(const struct tlaw_spec *s, char *message, size_t size)
     return 0;
 }
 
+/* The number of training tokens, before the rule makes steps of it. */
+static int check_train_tokens(const struct tlaw_spec *s, int64_t train_available, char *message, size_t size)
+{
+    char accepted[160];
+
+    if (s->train_tokens > s->context_length && s->train_tokens <= train_available)
+        return 0;
+    snprintf(accepted, sizeof accepted,
+             "a whole number from context_length + 1 = %lld to the corpus's %lld training tokens",
+             (long long) s->context_length + 1, (long long) train_available);
+    return refuse(message, size, "train_tokens", (double) s->train_tokens, accepted);
+}
+
 /* What one field alone cannot tell. */
-static int check_together(const struct tlaw_spec *s, int64_t train_available, int64_t val_available,
-                          char *message, size_t size)
+static int check_together(const struct tlaw_spec *s, int64_t val_available, char *message, size_t size)
 {
     char accepted[160];
 
     if (s->d_model % s->n_head != 0) {
         snprintf(accepted, sizeof accepted, "a divisor of d_model = %lld", (long long) s->d_model);
         return refuse(message, size, "n_head", (double) s->n_head, accepted);
-    }
-    if (s->train_tokens < s->context_length + 1 || s->train_tokens > train_available) {
-        snprintf(accepted, sizeof accepted,
-                 "a whole number from context_length + 1 = %lld to the corpus's %lld training tokens",
-                 (long long) s->context_length + 1, (long long) train_available);
-        return refuse(message, size, "train_tokens", (double) s->train_tokens, accepted);
     }
     if (s->eval_tokens > val_available) {
         snprintf(accepted, sizeof accepted, "a whole number from 1 to the corpus's %lld validation tokens",
@@ -242,6 +248,9 @@ static int check_together(const struct tlaw_spec *s, int64_t train_available, in
     if (s->warmup_steps > s->steps)
         return refuse(message, size, "warmup_steps", (double) s->warmup_steps,
                       "a whole number from 0 to steps");
+    if (s->cooldown_steps > 0 && strcmp(s->schedule, "constant") != 0)
+        return refuse(message, size, "cooldown_steps", (double) s->cooldown_steps,
+                      "0, or schedule => 'constant', which has a cooldown");
     if (s->cooldown_steps > s->steps - s->warmup_steps)
         return refuse(message, size, "cooldown_steps", (double) s->cooldown_steps,
                       "a whole number from 0 to steps - warmup_steps");
@@ -365,10 +374,12 @@ int tlaw_spec_resolve(struct tlaw_spec *spec, int64_t train_available, int64_t v
     if (check_ranges(spec, true, message, message_size))
         return -1;
     resolve_shape(spec, train_available);
+    if (check_train_tokens(spec, train_available, message, message_size))
+        return -1;
     resolve_training(spec);
     resolve_evaluation(spec, val_available);
     default_integer(&spec->micro_batch, default_micro_batch(spec, device_memory));
     if (check_words(spec, message, message_size) || check_ranges(spec, false, message, message_size))
         return -1;
-    return check_together(spec, train_available, val_available, message, message_size);
+    return check_together(spec, val_available, message, message_size);
 }
