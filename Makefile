@@ -12,7 +12,7 @@ OBJS = $(patsubst %.c,%.o,$(wildcard extension/*.c)) $(SHARED_SRCS:%.c=build/%.o
 PG_CPPFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 
 # One fragment a noun, in the order in which they depend on each other.
-SQL_PARTS = schema corpus study run worker checkpoint model dimension law plot
+SQL_PARTS = schema corpus study run worker checkpoint model dimension law plot column
 SQL_FILES = $(wildcard $(SQL_PARTS:%=extension/%.sql))
 DATA_built = tlaw--$(RELEASE).sql
 SCRIPTS_built =

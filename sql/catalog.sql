@@ -6,10 +6,14 @@ SELECT classid, objid, pg_describe_object(classid, objid, 0) AS object
   FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
    AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'tlaw');
 
--- all of these are empty: functions and relations without a comment,
+-- all of these are empty: functions, relations, columns of views and of types without a comment,
 SELECT object FROM members WHERE classid = 'pg_proc'::regclass AND obj_description(objid, 'pg_proc') IS NULL;
 SELECT object FROM members JOIN pg_class c ON c.oid = objid
  WHERE classid = 'pg_class'::regclass AND relkind IN ('r', 'v') AND obj_description(objid, 'pg_class') IS NULL;
+SELECT object, attname FROM members JOIN pg_class c ON c.oid = objid JOIN pg_attribute ON attrelid = c.oid
+ WHERE classid = 'pg_class'::regclass AND relkind = 'v' AND attnum > 0 AND col_description(attrelid, attnum) IS NULL;
+SELECT object, attname FROM members JOIN pg_class c ON c.reltype = objid JOIN pg_attribute ON attrelid = c.oid
+ WHERE classid = 'pg_type'::regclass AND relkind = 'c' AND attnum > 0 AND col_description(attrelid, attnum) IS NULL;
 -- tables without a primary key, or that are not dumped,
 SELECT object FROM members JOIN pg_class c ON c.oid = objid
  WHERE classid = 'pg_class'::regclass AND relkind = 'r' AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = objid AND indisprimary);
