@@ -25,6 +25,13 @@ SELECT corpus, count(*) AS shards, sum(octet_length(data)) = c.file_bytes AS who
        c.sha256 = sha256(string_agg(data, '' ORDER BY shard)) AS sha256
   FROM tlaw_corpus c JOIN tlaw_corpus_shard USING (corpus) GROUP BY corpus;
 
+-- a document that is most of the text is trained on, whatever the seed
+CREATE TABLE long AS SELECT repeat('long ', 20000) AS body UNION ALL SELECT 'short ' || i FROM generate_series(1, 60) i;
+SELECT count(tlaw_create_corpus('long', 'body', 'long ' || s, split_seed => s)) FROM generate_series(1, 3) s;
+SELECT corpus, train_tokens > 100000 AS train, validation_documents > 0 AS validation, test_documents > 0 AS test
+  FROM tlaw_corpora WHERE source = 'public.long' ORDER BY corpus;
+SELECT tlaw_drop_corpus(corpus) FROM tlaw_corpora WHERE source = 'public.long';
+
 -- the same text from anything that has rows, in any order: the same corpus
 CREATE VIEW fables_view AS SELECT body FROM fables ORDER BY id DESC;
 CREATE MATERIALIZED VIEW fables_stored AS SELECT md5(body), body FROM fables ORDER BY 1;

@@ -72,6 +72,13 @@ SELECT marks(tlaw_plot_query('SELECT x, x * x FROM generate_series(1, 5) x', log
        marks(tlaw_plot_query('SELECT x, x * x, x % 2 = 0 FROM generate_series(1, 5) x'), 'line') AS lines,
        marks(tlaw_plot_query('SELECT 1, 2.5::numeric, NULL::real, 3'), 'bar') AS bars;
 
+-- a run whose dimension was looked for and not found says why
+INSERT INTO tlaw_run_dimension_record (run_id, layer, protocol, exclude_document, untrained, metric, estimator, message)
+SELECT min(run_id), 1, 'pooled', true, false, 'cosine', 'calibrated', 'too few points' FROM tlaw_runs WHERE study = 'plot two';
+DO $$ BEGIN PERFORM tlaw_plot_dimension(min(run_id)) FROM tlaw_runs WHERE study = 'plot two'; EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING '%', regexp_replace(sqlerrm, '\d+', 'N');
+END $$;
+
 -- bad input
 SELECT tlaw_plot(NULL);
 SELECT tlaw_plot('plot grid', NULL);

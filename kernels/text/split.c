@@ -218,14 +218,35 @@ static int64_t take(struct split *split, const struct ordered_group *order, size
     return bytes;
 }
 
+/* Moves groups above a size behind the others, both in the order in which they were. -1: memory is short. */
+static int large_last(const struct split *split, struct ordered_group *order, size_t n, double size)
+{
+    struct ordered_group *large = malloc((n + 1) * sizeof *large);
+    size_t kept = 0, moved = 0;
+
+    if (!large)
+        return -1;
+    for (size_t i = 0; i < n; i++)
+        if ((double) split->groups[order[i].group].bytes > size)
+            large[moved++] = order[i];
+        else
+            order[kept++] = order[i];
+    memcpy(order + kept, large, moved * sizeof *large);
+    free(large);
+    return 0;
+}
+
 int split_parts(struct split *split, double validation_fraction, double test_fraction, int64_t seed,
                 size_t train_groups, int (*tick)(void *), void *arg)
 {
+    double fraction = validation_fraction > test_fraction ? validation_fraction : test_fraction;
     size_t n, at = 0;
     struct ordered_group *order = order_groups(split, PART_TRAIN, seed, RNG_SPLIT, &n, tick, arg);
 
-    if (!order)
+    if (!order || large_last(split, order, n, fraction * (double) split->bytes)) {
+        free(order);
         return -1;
+    }
     take(split, order, &at, n - train_groups - 1, PART_VALIDATION,
          validation_fraction * (double) split->bytes);
     take(split, order, &at, n - train_groups, PART_TEST, test_fraction * (double) split->bytes);
