@@ -45,7 +45,8 @@ struct state {
 
 /*
  * $1 run_id, $2 study or NULL, $3 queue_identifier.  The time left is that of the running runs, and of the
- * queued ones at the speed of those that are done: not known before one is.
+ * queued ones at the speed of the fastest that is done (small ones come first and are slow for their FLOPs):
+ * not known before one is.
  */
 static const char look_sql[] =
     "SELECT count(*) FILTER (WHERE status = 'queued'), count(*) FILTER (WHERE status = 'running'),"
@@ -57,9 +58,8 @@ static const char look_sql[] =
     " (array_agg(p.loss ORDER BY run_id) FILTER (WHERE status = 'running'))[1],"
     " coalesce(max(seconds_left) FILTER (WHERE status = 'running'), 0)"
     " + CASE WHEN bool_or(status = 'queued') THEN sum(flops) FILTER (WHERE status = 'queued')"
-    "   / nullif(sum(flops / extract(epoch FROM finished_at - started_at)::float8)"
+    "   / nullif(max(flops / extract(epoch FROM finished_at - started_at)::float8)"
     "     FILTER (WHERE status = 'done' AND finished_at > started_at), 0)"
-    "   * count(*) FILTER (WHERE status = 'done' AND finished_at > started_at)"
     "   / greatest(count(*) FILTER (WHERE status = 'running'), 1) ELSE 0 END,"
     " (array_agg(CASE WHEN $2 IS NULL THEN error ELSE 'run ' || run_id || ': ' || error END"
     "   ORDER BY run_id DESC) FILTER (WHERE status = 'failed'))[1]"

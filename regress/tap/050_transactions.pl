@@ -12,11 +12,11 @@ my $short = $server->tiny(100);
 my $long = $server->tiny(1e9);
 
 sub started { return $server->log_text =~ /starting background worker/ ? 1 : 0; }
-# The warnings of a tlaw_wait for a run that nothing starts.
+# What a tlaw_wait for a run or study that nothing starts says, up to a word.
 sub said_while_waiting {
-    my ($run) = @_;
-    my ($session, $output) = $server->background("CALL tlaw_wait($run)");
-    wait_for(sub { slurp($output) =~ /WARNING/ });
+    my ($target, $word) = @_;
+    my ($session, $output) = $server->background("CALL tlaw_wait($target)");
+    wait_for(sub { slurp($output) =~ $word });
     kill INT => $session;
     waitpid $session, 0;
     return slurp($output);
@@ -100,7 +100,14 @@ like($server->sql("SET ROLE bob; SELECT * FROM tlaw_run"), qr/permission denied 
 $server->sql('REVOKE team FROM alice');
 my $other = $server->sql("SELECT tlaw_train($short, again => true)");
 $server->sql("UPDATE tlaw_run SET code_version = '0.0.9' WHERE run_id = $other");
-like(said_while_waiting($other), qr/tlaw.max_workers is 0: no run is started/, 'tlaw_wait says why nothing starts');
+like(said_while_waiting($other, qr/WARNING/), qr/tlaw.max_workers is 0: no run is started/, 'tlaw_wait says why nothing starts');
+# 1e6 FLOPs are queued; the fastest that is done made 1e4 a second
+$server->sql([ "SELECT tlaw_train($short, study => 'guess', seed => k) FROM generate_series(1, 3) k",
+    q{UPDATE tlaw_run r SET status = 'done', flops = 1e5, started_at = now() - s * interval '1 second', finished_at = now()
+        FROM (VALUES (1, 10), (2, 100)) v(seed, s) WHERE r.study = 'guess' AND r.seed = v.seed},
+    q{UPDATE tlaw_run SET flops = 1e6 WHERE study = 'guess' AND seed = 3} ]);
+like(said_while_waiting(q{'guess'}, qr/NOTICE/), qr/2 done, 1 queued, about 100 s left/, 'the time left is guessed from the fastest run');
+$server->sql(q{SELECT tlaw_cancel('guess')});
 $server->set('tlaw.max_workers = 1');
 $server->sql("CALL tlaw_wait($other)");
 is($server->sql("SELECT status, code_version FROM tlaw_runs WHERE run_id = $other"), 'done|0.0.9, 0.1.0', 'a run of another version says so');
@@ -144,6 +151,6 @@ $server->stop;
 $server = TlawServer->new('max_worker_processes = 1'); # which the logical replication launcher takes
 $server->corpus;
 $run = $server->sql("SELECT tlaw_train($short)");
-like(said_while_waiting($run), qr/WARNING:  no background worker is free to train/, 'no background worker: tlaw_wait says so');
+like(said_while_waiting($run, qr/WARNING/), qr/WARNING:  no background worker is free to train/, 'no background worker: tlaw_wait says so');
 is($server->status($run), 'queued', 'and the run waits');
 done_testing;
