@@ -213,11 +213,17 @@ static int check_words(const struct tlaw_spec *s, char *message, size_t size)
     return 0;
 }
 
-/* The number of training tokens, before the rule makes steps of it. */
+/* The number of training tokens, before the rule makes steps of it: at least a sequence and its last target.
+ */
 static int check_train_tokens(const struct tlaw_spec *s, int64_t train_available, char *message, size_t size)
 {
     char accepted[160];
 
+    if (s->context_length >= train_available) {
+        snprintf(accepted, sizeof accepted, "less than the corpus's %lld training tokens",
+                 (long long) train_available);
+        return refuse(message, size, "context_length", (double) s->context_length, accepted);
+    }
     if (s->train_tokens > s->context_length && s->train_tokens <= train_available)
         return 0;
     snprintf(accepted, sizeof accepted,
