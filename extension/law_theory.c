@@ -251,15 +251,15 @@ static struct measured *measured_dimensions(const struct law_source *source, con
 /* The bound is on the excess risk: a form without an irreducible loss speaks of it only if there is none. */
 static const char *verdict_text(const struct tlaw_theory_test *test, const struct tlaw_fit *fit)
 {
+    const char *condition = tlaw_form_info(fit->form)->irreducible < 0 ? " if the irreducible loss is 0" : "";
+
     switch (test->verdict) {
     case TLAW_VIOLATES:
-        return tlaw_form_info(fit->form)->irreducible < 0
-                   ? "violates if the irreducible loss is 0: the loss falls more slowly than the bound"
-                   : "violates: the loss falls more slowly than the bound";
+        return psprintf("violates%s: the loss falls more slowly than the bound", condition);
     case TLAW_STEEPER:
         return "consistent (steeper): the loss falls faster than the bound asks";
     case TLAW_TIGHT:
-        return "tight: equal within the tolerance";
+        return psprintf("tight%s: equal within the tolerance", condition);
     default:
         return "undecided";
     }
@@ -275,12 +275,7 @@ static char *needed_text(const struct tlaw_theory_test *test, const struct tlaw_
 {
     double half = fmax(test->alpha_high - test->alpha, test->alpha - test->alpha_low);
 
-    if (slope_is_apparent(fit))
-        return psprintf(
-            "the line is curved in log-log (p = %.2g): alpha is an apparent slope, an irreducible loss "
-            "makes it too small",
-            fit->curvature_p);
-    if (test->verdict != TLAW_UNDECIDED)
+    if (test->verdict != TLAW_UNDECIDED || slope_is_apparent(fit))
         return fit->message[0] ? pstrdup(fit->message) : NULL;
     if (test->dimension_limits)
         return psprintf(

@@ -53,7 +53,8 @@ SELECT tlaw_saturating('Infinity', line) FROM points;
 SELECT tlaw_chinchilla(n_params, 0, loss) FROM surface;
 
 -- fits as rows
-SELECT form, round(alpha::numeric, 2) AS alpha, n, converged, alpha_dropped IS NOT NULL AS dropped, message
+SELECT form, round(alpha::numeric, 2) AS alpha, n, converged, alpha_dropped IS NOT NULL AS dropped,
+       split_part(message, ' (p =', 1) AS message
   FROM tlaw_fit('SELECT x, bent AS loss, k AS cluster FROM points');
 SELECT round(alpha::numeric, 2) AS alpha, round(beta::numeric, 2) AS beta, converged
   FROM tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}', uncertainty => 'row_bootstrap', draws => 200);

@@ -248,8 +248,8 @@ static bool identifiable(const struct tlaw_data *data, struct tlaw_fit *fit)
 {
     const struct tlaw_form_info *info = tlaw_form_info(data->form);
     if (fit->n < (size_t) info->n_params + 1) {
-        tlaw_fit_say(fit->message, "%zu rows: %s has %d parameters and needs at least %d rows", fit->n,
-                     info->name, info->n_params, info->n_params + 1);
+        tlaw_fit_say(fit->message, "%zu row%s: %s has %d parameters and needs at least %d rows", fit->n,
+                     fit->n == 1 ? "" : "s", info->name, info->n_params, info->n_params + 1);
         return false;
     }
     for (int v = 0; v < info->n_variables && v < 2; v++) {

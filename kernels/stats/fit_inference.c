@@ -636,7 +636,15 @@ static void test_curvature(struct inference *inf)
             return;
         smallest = fmin(smallest, tlaw_student_two_sided(statistic.t, statistic.df));
     }
-    inf->fit->curvature_p = fmin(1, tests * smallest);
+    double p = inf->fit->curvature_p = fmin(1, tests * smallest);
+    if (p < 0.05 && inf->data->form == TLAW_POWER_LAW)
+        tlaw_fit_say(
+            inf->fit->message,
+            "the line is curved in log-log (p = %.2g): alpha is an apparent slope, an irreducible loss "
+            "makes it too small",
+            p);
+    else if (p < 0.05)
+        tlaw_fit_say(inf->fit->message, "the rows bend as %s does not (p = %.2g)", info->name, p);
 }
 
 void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit)
