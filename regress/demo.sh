@@ -12,6 +12,8 @@ trap 'rm -rf "$text"' EXIT
 if [ -n "${1-}" ]; then
     [ -r "$1" ] || { echo "TEXT=$1 cannot be read" >&2; exit 1; }
     perl -00 -ne 's/\s+$//; next unless length; s/\\/\\\\/g; s/\t/\\t/g; s/\r//g; s/\n/\\n/g; print int($./20), "\t$_\n"' "$1" >"$text/copy"
+    [ "$(wc -l <"$text/copy")" -ge 100 ] && [ "$(wc -c <"$text/copy")" -ge 100000 ] ||
+        { echo "TEXT=$1 has too little text: 100 paragraphs with blank lines between them and 100,000 bytes are needed" >&2; exit 1; }
 else
     pages=/usr/share/doc/postgresql-doc-15/html
     if [ ! -d "$pages" ]; then

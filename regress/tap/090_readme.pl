@@ -20,7 +20,7 @@ my @smaller = (
 );
 like($script, $_->[0], "the tour has $_->[0]") for @smaller;
 for my $change (@smaller) {
-    $script =~ s/$change->[0]/$change->[1]/;
+    $script =~ s/$change->[0]/$change->[1]/g;
 }
 
 my $server = TlawServer->new('tlaw.threads = 2', 'tlaw.cpu_isa = portable');
@@ -45,4 +45,20 @@ my $run = $server->sql('SELECT min(run_id) FROM tlaw_runs');
 is(unpack('H*', slurp('model.safetensors')), $server->sql("SELECT encode(tlaw_export($run), 'hex')"), 'model.safetensors is the export');
 like(slurp('config.json'), qr/"vocab_size" : 257, "n_positions" : 32, "n_embd" : 16, "n_layer" : 1, "n_head" : 1\b/, 'config.json is its shape');
 chdir $top;
+
+# ---- what the table of functions names is there ----
+my ($functions) = slurp('README.md') =~ /^## Functions\n(.*?)^## /ms;
+my %known = map { split /=/, $_, 2 } split /\n/, $server->sql(q{
+    SELECT proname || '=' || string_agg(DISTINCT a, ' ') FROM pg_proc, unnest(proargnames) a WHERE proname LIKE 'tlaw%' GROUP BY proname
+    UNION ALL SELECT proname || '=' FROM pg_proc WHERE proname LIKE 'tlaw%' AND proargnames IS NULL
+    UNION ALL SELECT relname || '=' FROM pg_class WHERE relname LIKE 'tlaw%' AND relkind = 'v'});
+my (@unknown, $named);
+while ($functions =~ /`(?:CALL )?(tlaw_\w+)(?:\(([^`]*)\))?(?= |`)/g) {
+    my ($name, $arguments) = ($1, $2 // '');
+    $named++;
+    push @unknown, $name unless exists $known{$name};
+    push @unknown, map { "$name($_)" } grep { ($known{$name} // '') !~ /\b$_\b/ } $arguments =~ /[a-z]\w+/g unless $arguments =~ / or /;
+}
+cmp_ok($named, '>', 40, 'the table names functions and views');
+is("@unknown", '', 'all of them, and their arguments, are there');
 done_testing;
