@@ -22,12 +22,17 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
 include $(PGXS)
 else ifneq ($(filter-out test demo,$(or $(MAKECMDGOALS),all)),)
-$(error $(PG_CONFIG) does not run: install postgresql-server-dev-15, or give PG_CONFIG=the path of another)
+$(error $(PG_CONFIG) does not run: install the headers of a PostgreSQL server (Debian: postgresql-server-dev-15), or give PG_CONFIG=the path of another)
 endif
 
 # kernels/ is C11, declarations where they belong, and has loops to vectorise
 $(SHARED_SRCS:.c=.o): override CFLAGS += -Wno-declaration-after-statement -O3
-$(OBJS): $(wildcard extension/*.h kernels/engine/*.h kernels/stats/*.h)
+$(OBJS): $(wildcard extension/*.h kernels/engine/*.h kernels/stats/*.h) build/postgresql
+
+# Which PostgreSQL the objects are for: with another PG_CONFIG they are compiled again.
+build/postgresql: always
+	@mkdir -p $(@D); $(PG_CONFIG) | cmp -s - $@ || $(PG_CONFIG) >$@
+always:
 
 tlaw--$(RELEASE).sql: $(SQL_FILES) Makefile
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION tlaw" to load this file. \quit'; cat $(SQL_FILES); } > $@
@@ -47,4 +52,4 @@ uninstall-engine:
 .PHONY: install-engine uninstall-engine
 
 include regress/regress.mk
-.PHONY: demo test installcheck bench format lint
+.PHONY: always demo test installcheck bench format lint

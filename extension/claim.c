@@ -195,7 +195,7 @@ struct attempt *claim_run(const char *device, int64 memory)
     MemoryContext context = AllocSetContextCreate(TopMemoryContext, "tlaw run", ALLOCSET_DEFAULT_SIZES);
     struct attempt *attempt = MemoryContextAlloc(context, sizeof(*attempt));
     enum claim claim;
-    bool more;
+    bool more = false;
 
     for (;;) {
         memset(attempt, 0, sizeof(*attempt));

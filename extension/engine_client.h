@@ -68,9 +68,9 @@ extern enum tlaw_message engine_next(struct engine *engine, const void **message
  * and is raised. */
 extern void engine_poll(struct engine *engine, void (*progress)(const struct tlaw_progress_message *));
 /* Raises that a message of that type came out of turn. */
-extern void engine_unexpected(enum tlaw_message type) pg_attribute_noreturn();
+_Noreturn extern void engine_unexpected(enum tlaw_message type);
 /* Raises a TLAW_ERROR message as an ERROR. */
-extern void engine_raise(const struct tlaw_error_message *error) pg_attribute_noreturn();
+_Noreturn extern void engine_raise(const struct tlaw_error_message *error);
 /* Why it died: exit code or signal, and its last words on stderr; palloc'd. */
 extern char *engine_death(struct engine *engine);
 

@@ -380,7 +380,7 @@ static double cell(HeapTuple tuple, TupleDesc descriptor, int column, bool logar
 
     if (value == NULL)
         return NAN;
-    number = float8in_internal(value, NULL, "double precision", value);
+    number = DatumGetFloat8(DirectFunctionCall1(float8in, CStringGetDatum(value)));
     if (!(fabs(number) < LARGEST) || (logarithmic && number <= 0))
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                         errmsg("column \"%s\" of the query is %s", SPI_fname(descriptor, column), value),

@@ -25,6 +25,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "compat.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -187,7 +188,7 @@ bool queue_holds_run(int64 run_id)
 {
     LOCKTAG tag = run_tag(run_id);
 
-    return LockHeldByMe(&tag, ExclusiveLock);
+    return LockHeldByMe(&tag, ExclusiveLock, false);
 }
 
 void queue_release_run(int64 run_id)

@@ -11,6 +11,7 @@
  */
 #include "attempt.h"
 
+#include "compat.h"
 #include "pgstat.h"
 #include "queue.h"
 #include "storage/latch.h"
@@ -47,7 +48,7 @@ static void make_events(void)
 {
     int i;
 
-    serving.events = CreateWaitEventSet(TopMemoryContext, serving.count + 2);
+    serving.events = CreateWaitEventSet(NULL, serving.count + 2);
     AddWaitEventToSet(serving.events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
     AddWaitEventToSet(serving.events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
     for (i = 0; i < serving.count; i++) {

@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "common/cryptohash.h"
 #include "common/file_perm.h"
+#include "common/file_utils.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
 

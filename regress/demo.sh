@@ -15,10 +15,11 @@ if [ -n "${1-}" ]; then
     [ "$(wc -l <"$text/copy")" -ge 100 ] && [ "$(wc -c <"$text/copy")" -ge 100000 ] ||
         { echo "TEXT=$1 has too little text: 100 paragraphs with blank lines between them and 100,000 bytes are needed" >&2; exit 1; }
 else
-    pages=/usr/share/doc/postgresql-doc-15/html
+    manual=$(apt-cache depends postgresql-doc | sed -n 's/.*Depends: *//p')
+    pages=/usr/share/doc/$manual/html
     if [ ! -d "$pages" ]; then
-        echo "this machine's dpkg leaves documentation out: unpacking the package postgresql-doc-15 by itself"
-        (cd "$text" && apt-get download -qq postgresql-doc-15 && dpkg -x postgresql-doc-15_*.deb .)
+        echo "this machine's dpkg leaves documentation out: unpacking the package $manual by itself"
+        (cd "$text" && apt-get download -qq "$manual" && dpkg -x "$manual"_*.deb .)
         pages=$text$pages
     fi
     perl regress/manual_text.pl "$pages"/*.html >"$text/copy"

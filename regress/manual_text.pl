@@ -1,5 +1,5 @@
 #!/usr/bin/perl
-# The PostgreSQL manual (HTML pages of postgresql-doc-15) as rows for COPY: page, section's text.
+# The PostgreSQL manual (HTML pages of the package postgresql-doc) as rows for COPY: page, section's text.
 # A section is one document; its page is the group, so that sections of one page never sit on two sides of a split.
 use strict;
 use warnings;

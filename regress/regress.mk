@@ -1,7 +1,7 @@
 # Everything that checks and everything that shows.
-PACKAGES_BUILD = postgresql-15 postgresql-server-dev-15 libpcre2-dev libssl-dev
-PACKAGES_TEST = $(PACKAGES_BUILD) g++ postgresql-15-pgtap perl python3 xz-utils
-PACKAGES_DEMO = $(PACKAGES_BUILD) perl postgresql-doc-15
+PACKAGES_BUILD = postgresql-@ postgresql-server-dev-@ libpcre2-dev libssl-dev
+PACKAGES_TEST = $(PACKAGES_BUILD) g++ postgresql-@-pgtap perl python3 xz-utils
+PACKAGES_DEMO = $(PACKAGES_BUILD) perl postgresql-doc
 
 # Kernel tests: regress/kernels/test_*.c, each a program that prints TAP.
 KERNEL_TESTS = $(patsubst regress/kernels/%.c,build/regress/%,$(wildcard regress/kernels/test_*.c))

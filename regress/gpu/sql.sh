@@ -5,8 +5,8 @@
 #
 # FOLDER/stage: tlaw as `make install DESTDIR` leaves it, but for the engine and its library
 #
-# PostgreSQL 15 is FOLDER/postgres.tar.* (relocatable: env.sh in it sets PATH and LD_LIBRARY_PATH, the rest lies as Debian
-# has it) or the one of pg_config; without either this is skipped.  Everything else goes to a temporary folder.
+# PostgreSQL is FOLDER/postgres.tar.* (relocatable: env.sh in it sets PATH and LD_LIBRARY_PATH, the rest lies as Debian has
+# version 15) or the one of pg_config, where the stage is for that; without either this is skipped.  Everything else goes to a temporary folder.
 set -eu
 folder=$(cd "$1" && pwd)
 if [ "${2-}" = host ]; then size="documents=40 steps=4 batch=2 eval=64"; else size="documents=1500 steps=200 batch=16 eval=2048"; fi
@@ -32,16 +32,24 @@ if [ -n "$archive" ]; then
     library=$work/root/usr/lib/postgresql/15/lib share=$work/root/usr/share/postgresql/15
     cp -r "$folder/stage/usr/." "$work/root/usr/"
     settings=("dynamic_library_path = '$library'")
-elif command -v pg_config >/dev/null && pg_config --version | grep -q ' 15'; then
-    cp -r "$folder/stage/." "$work/root/"
-    bin=$(pg_config --bindir) library=$work/root$(pg_config --pkglibdir) share=
-    settings=("extension_destdir = '$work/root'" "dynamic_library_path = '$library:\$libdir'")
+    server=$bin/postgres
+elif command -v pg_config >/dev/null && [ -d "$folder/stage$(pg_config --pkglibdir)" ]; then
+    # a copy of the server that finds links to its files, and tlaw beside them, relative to where it lies
+    for part in "$(pg_config --sharedir)" "$(pg_config --pkglibdir)"; do
+        mkdir -p "$work/root$part"
+        cp -rs "$part/." "$work/root$part"
+    done
+    cp -r --remove-destination "$folder/stage/." "$work/root/"
+    bin=$(pg_config --bindir) library=$work/root$(pg_config --pkglibdir) share=''
+    settings=()
+    server=$work/root$bin/postgres
+    install -D "$bin/postgres" "$server"
 else
-    echo "ok 1 # SKIP there is no PostgreSQL 15 here"
+    echo "ok 1 # SKIP there is no PostgreSQL here that tlaw was packed for"
     exit 0
 fi
 cp "$folder/tlaw_engine" "$folder/tlaw_cuda.so" "$library"
-echo "# $("$bin/postgres" --version)"
+echo "# $("$server" --version)"
 
 mkdir "$work/data" "$work/run"
 [ "$(id -u)" != 0 ] || chown "$owner" "$work/data" "$work/run"
@@ -50,7 +58,7 @@ as_owner "$bin/initdb" -D "$work/data" -U postgres -A trust --locale=C --encodin
     { cat "$work/log"; exit 1; }
 printf '%s\n' "listen_addresses = ''" "unix_socket_directories = '$work/run'" 'max_worker_processes = 24' \
     "tlaw.device = 'cuda'" "tlaw.max_workers = 8" "${settings[@]}" >>"$work/data/postgresql.conf"
-as_owner "$bin/pg_ctl" -D "$work/data" -l "$work/run/log" -w start >/dev/null || { cat "$work/run/log"; exit 1; }
+as_owner "$bin/pg_ctl" -p "$server" -D "$work/data" -l "$work/run/log" -w start >/dev/null || { cat "$work/run/log"; exit 1; }
 status=0
 # shellcheck disable=SC2046,SC2086 # words
 "$bin/psql" -X -q -At -v ON_ERROR_STOP=1 -h "$work/run" -U postgres -d postgres \

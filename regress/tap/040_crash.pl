@@ -89,7 +89,7 @@ SKIP: {
         open STDOUT, '>>', "$server->{dir}/log";
         open STDERR, '>&', \*STDOUT;
         exec 'unshare', '--pid', '--fork', '--kill-child', '--mount-proc', 'setpriv', '--reuid=postgres', '--regid=postgres', '--clear-groups', 'env', '-C', '/',
-            TlawServer::program('postgres'), '-D', $server->{data}, '-c', 'tlaw.checkpoint_seconds=1' or exit 127;
+            TlawServer::server_program(), '-D', $server->{data}, '-c', 'tlaw.checkpoint_seconds=1' or exit 127;
     }
     ok(wait_for(sub { $server->sql('SELECT 1') eq '1' }), 'the server is PID 1');
     my ($postmaster) = map { $_->[0] } processes($pid);

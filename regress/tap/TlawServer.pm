@@ -58,6 +58,9 @@ sub processes {
 
 sub program { return "$bin/$_[0]"; }
 
+# The server program that has tlaw beside it.
+sub server_program { return "$ENV{TLAW_STAGE}$bin/postgres"; }
+
 sub as_owner { return $> == 0 ? ('runuser', '-u', 'postgres', '--', 'env', '-C', '/', @_) : @_; }
 
 # ---- the server ----
@@ -86,7 +89,6 @@ sub new {
     $self->command("$bin/initdb", '-D', $self->{data}, qw(-U postgres -A trust --locale=C.UTF-8 --encoding=UTF8 -N));
     open my $conf, '>>', "$self->{data}/postgresql.conf" or die $!;
     print $conf "$_\n" for "listen_addresses = ''", "unix_socket_directories = '$dir'", 'fsync = off',
-        "extension_destdir = '$ENV{TLAW_STAGE}'", "dynamic_library_path = '$ENV{TLAW_STAGE}$library:\$libdir'",
         'max_prepared_transactions = 4', 'tlaw.device = cpu', @settings;
     close $conf;
     push @running, $self;
@@ -108,7 +110,7 @@ sub command {
 
 sub start {
     my ($self) = @_;
-    $self->command("$bin/pg_ctl", '-D', $self->{data}, '-l', "$self->{dir}/log", '-w', 'start');
+    $self->command("$bin/pg_ctl", '-p', server_program(), '-D', $self->{data}, '-l', "$self->{dir}/log", '-w', 'start');
     return $self;
 }
 
@@ -147,7 +149,7 @@ sub engines {
 }
 
 # Every engine of this test, whoever its parent is.
-sub stray_engines { return grep { (readlink("/proc/$_/exe") // '') =~ /^\Q$ENV{TLAW_STAGE}\E/ } map { m{(\d+)$} } glob '/proc/[0-9]*'; }
+sub stray_engines { return grep { (readlink("/proc/$_/exe") // '') =~ m{^\Q$ENV{TLAW_STAGE}\E.*/tlaw_engine} } map { m{(\d+)$} } glob '/proc/[0-9]*'; }
 
 # ---- SQL ----
 
