@@ -81,17 +81,19 @@ void dimension_columns(const struct tlaw_dimension *d, const struct tlaw_dimensi
     values[1] = known(d->standard_error, &nulls[1]);
     values[2] = known(d->low, &nulls[2]);
     values[3] = known(d->high, &nulls[3]);
-    values[4] = Int64GetDatum(d->n);
-    values[5] = Int32GetDatum(d->k);
-    nulls[5] = d->k == 0;
-    values[6] = CStringGetTextDatum(tlaw_metric_names[options->metric]);
-    values[7] = CStringGetTextDatum(tlaw_estimator_name(options->estimator));
-    values[8] = Int64GetDatum(d->duplicates);
-    values[9] = Int64GetDatum(d->ties);
-    values[10] = Int64GetDatum(d->zero_distances);
-    nulls[8] = nulls[9] = nulls[10] = d->duplicates < 0; /* no neighbours were looked for */
-    values[11] = CStringGetTextDatum(d->message);
-    nulls[11] = d->message[0] == '\0';
+    values[4] = BoolGetDatum(d->plateau == 1);
+    nulls[4] = d->plateau < 0;
+    values[5] = Int64GetDatum(d->n);
+    values[6] = Int32GetDatum(d->k);
+    nulls[6] = d->k == 0;
+    values[7] = CStringGetTextDatum(tlaw_metric_names[options->metric]);
+    values[8] = CStringGetTextDatum(tlaw_estimator_name(options->estimator));
+    values[9] = Int64GetDatum(d->duplicates);
+    values[10] = Int64GetDatum(d->ties);
+    values[11] = Int64GetDatum(d->zero_distances);
+    nulls[9] = nulls[10] = nulls[11] = d->duplicates < 0; /* no neighbours were looked for */
+    values[12] = CStringGetTextDatum(d->message);
+    nulls[12] = d->message[0] == '\0';
 }
 
 static Datum dimension_row(FunctionCallInfo fcinfo, const struct tlaw_dimension *d,
@@ -168,6 +170,7 @@ Datum tlaw_dimension_finish(PG_FUNCTION_ARGS)
                                          .standard_error = NAN,
                                          .low = NAN,
                                          .high = NAN,
+                                         .plateau = -1,
                                          .duplicates = -1,
                                          .message = "no dimension: no points"};
         PG_RETURN_DATUM(dimension_row(fcinfo, &answer, &question.options));
@@ -184,7 +187,8 @@ Datum tlaw_dimension_finish(PG_FUNCTION_ARGS)
 static const char *const conventions[TLAW_ESTIMATOR_COUNT] = {
     [TLAW_ESTIMATOR_CALIBRATED] =
         "\"mackay\" with k/4 and k neighbours, extrapolated to none: the bias grows with k as simulated "
-        "in uniform balls; the interval holds the correction's doubt; k at most n/15 by default",
+        "in uniform balls; the interval holds the correction's doubt; k at most n/15 by default; without a "
+        "plateau the reading with k/4, and an interval of all readings",
     [TLAW_ESTIMATOR_LEVINA_BICKEL] =
         "mean over points of (k - 1) / sum_{j<k} ln(r_k / r_j); Levina & Bickel 2004; high by "
         "(k - 1) / (k - 2)",

@@ -6,7 +6,7 @@
 
 #include "points.h"
 
-#define DIMENSION_COLUMNS 12 /* of the type tlaw_dimension_estimate */
+#define DIMENSION_COLUMNS 13 /* of the type tlaw_dimension_estimate */
 #define MAX_K             10000
 
 /* By name; NULL: the default.  Errors list the names. */

@@ -1,12 +1,12 @@
 -- Intrinsic dimension: of any column of arrays, of scales and samples, of the activations of runs.
 
 CREATE TYPE @extschema@.tlaw_dimension_estimate AS (
-    dimension float8, dimension_se float8, dimension_low float8, dimension_high float8,
+    dimension float8, dimension_se float8, dimension_low float8, dimension_high float8, plateau boolean,
     n int8, k int4, metric text, estimator text,
     duplicates int8, ties int8, zero_distances int8, message text
 );
 COMMENT ON TYPE @extschema@.tlaw_dimension_estimate IS
-    'an intrinsic dimension with its 95 % interval, how it was had, and what was odd about the points';
+    'an intrinsic dimension with its 95 % interval, whether one dimension explains the readings over scales (plateau; null: not asked), how it was had, and what was odd about the points';
 
 CREATE FUNCTION @extschema@.tlaw_estimators(OUT estimator text, OUT usual_k int4, OUT convention text)
     RETURNS SETOF record AS 'MODULE_PATHNAME', 'tlaw_estimators' LANGUAGE c IMMUTABLE;
@@ -57,7 +57,7 @@ CREATE FUNCTION @extschema@.tlaw_dimension_answers(source regclass, point_column
     cluster_column name, questions @extschema@.tlaw_dimension_question[],
     OUT group_key text, OUT question int4,
     OUT dimension float8, OUT dimension_se float8, OUT dimension_low float8, OUT dimension_high float8,
-    OUT n int8, OUT k int4, OUT metric text, OUT estimator text,
+    OUT plateau boolean, OUT n int8, OUT k int4, OUT metric text, OUT estimator text,
     OUT duplicates int8, OUT ties int8, OUT zero_distances int8, OUT message text)
     RETURNS SETOF record AS 'MODULE_PATHNAME', 'tlaw_dimension_answers' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_dimension_answers IS
@@ -69,17 +69,17 @@ CREATE FUNCTION @extschema@.tlaw_dimension(source regclass, point_column name, g
     cluster_column name DEFAULT NULL, exclude_cluster boolean DEFAULT false, sample float8 DEFAULT NULL,
     seed float8 DEFAULT 0,
     OUT group_key text, OUT dimension float8, OUT dimension_se float8, OUT dimension_low float8,
-    OUT dimension_high float8, OUT n int8, OUT neighbours int4, OUT duplicates int8, OUT ties int8,
+    OUT dimension_high float8, OUT plateau boolean, OUT n int8, OUT neighbours int4, OUT duplicates int8, OUT ties int8,
     OUT zero_distances int8, OUT message text)
     RETURNS SETOF record LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-    SELECT a.group_key, a.dimension, a.dimension_se, a.dimension_low, a.dimension_high, a.n, a.k, a.duplicates,
-           a.ties, a.zero_distances, a.message
+    SELECT a.group_key, a.dimension, a.dimension_se, a.dimension_low, a.dimension_high, a.plateau, a.n, a.k,
+           a.duplicates, a.ties, a.zero_distances, a.message
       FROM @extschema@.tlaw_dimension_answers(source, point_column, group_column, cluster_column,
                ARRAY[ROW(estimator, k, metric, exclude_cluster, NULL, NULL, sample, seed)::@extschema@.tlaw_dimension_question]) a;
 END;
 COMMENT ON FUNCTION @extschema@.tlaw_dimension IS
-    'intrinsic dimension of the points in a column (arrays, or a type that casts to real[]), a row a group';
+    'intrinsic dimension of the points in a column (arrays, or a type that casts to real[]), a row a group; plateau is false where no single dimension explains the readings over scales: the interval then holds them all, and message says how they differ';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_dimension FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.tlaw_dimension_profile(source regclass, point_column name,
@@ -150,9 +150,13 @@ BEGIN
                   FROM scale x WHERE x.dimension_se > 0
                 WINDOW v AS (PARTITION BY x.control ORDER BY x.k ROWS 2 PRECEDING)) w
          WHERE w.members = 3
+    ), whole AS (               -- all points at once: their default estimate may deny the plateau
+        SELECT a.control, pg_catalog.bool_and(a.plateau) AS plateau, pg_catalog.max(a.message) AS message
+          FROM answers a WHERE a.profile = 'n' AND a.size = main.n GROUP BY a.control
     ), plateau AS (
-        SELECT DISTINCT ON (w.control) w.control, w.n, w.k, w.mean, w.se, w.flat, w.spread
-          FROM window3 w ORDER BY w.control, w.flat DESC, w.spread / w.mean
+        SELECT DISTINCT ON (w.control) w.control, w.n, w.k, CASE WHEN w.flat AND u.plateau IS NOT false THEN w.mean END AS mean,
+               w.se, w.flat, w.spread, u.message
+          FROM window3 w JOIN whole u USING (control) ORDER BY w.control, w.flat DESC, w.spread / w.mean
     ), regression AS (          -- d(n) = d + b n^(-1/d0), weighted by 1 / se^2
         SELECT z.control, pg_catalog.max(z.n) AS n, pg_catalog.max(z.k) AS k, pg_catalog.count(*) AS sizes,
                pg_catalog.sum(z.w) AS w, pg_catalog.sum(z.w * z.x) AS wx, pg_catalog.sum(z.w * z.x * z.x) AS wxx,
@@ -169,9 +173,9 @@ BEGIN
         SELECT 1 AS part, 'scale' AS profile, x.control, x.n, x.k, x.dimension, x.dimension_se, x.dimension_low AS low,
                x.dimension_high AS high, x.message FROM scale x
         UNION ALL
-        SELECT 2, 'plateau', t.control, COALESCE(p.n, t.n), p.k, CASE WHEN p.flat THEN p.mean END, CASE WHEN p.flat THEN p.se END,
-               CASE WHEN p.flat THEN p.mean - 1.96 * p.se END, CASE WHEN p.flat THEN p.mean + 1.96 * p.se END,
-               CASE WHEN p.flat THEN pg_catalog.format('three scales up to k = %s agree', p.k)
+        SELECT 2, 'plateau', t.control, COALESCE(p.n, t.n), p.k, p.mean, CASE WHEN p.mean > 0 THEN p.se END, p.mean - 1.96 * p.se, p.mean + 1.96 * p.se,
+               CASE WHEN p.mean > 0 THEN pg_catalog.format('three scales up to k = %s agree', p.k)
+                    WHEN p.flat THEN pg_catalog.format('three scales up to k = %s agree, but not with the rest; %s', p.k, p.message)
                     WHEN p.k > 0 THEN pg_catalog.format('no plateau: the flattest three scales, up to k = %s, differ by %s', p.k, pg_catalog.round(p.spread::numeric, 3))
                     ELSE 'no plateau: fewer than three scales' END
           FROM (SELECT z.control, pg_catalog.max(z.n) AS n FROM size z GROUP BY z.control) t LEFT JOIN plateau p ON p.control = t.control
@@ -181,8 +185,10 @@ BEGIN
           FROM size t
         UNION ALL
         SELECT 4, 'extrapolation', t.control, COALESCE(e.n, t.n), e.k, e.d, e.se, e.d - 1.96 * e.se, e.d + 1.96 * e.se,
-               CASE WHEN e.sizes > 0 THEN 'to infinite n, on n^(-1/d)' ELSE 'no extrapolation: fewer than three sizes' END
+               CASE WHEN e.sizes > 0 THEN pg_catalog.concat('to infinite n, on n^(-1/d)', CASE WHEN NOT u.plateau THEN ', of estimates without a plateau' END)
+                    ELSE 'no extrapolation: fewer than three sizes' END
           FROM (SELECT z.control, pg_catalog.max(z.n) AS n FROM size z GROUP BY z.control) t LEFT JOIN extrapolated e ON e.control = t.control
+               LEFT JOIN whole u ON u.control = t.control
     )
     SELECT r.profile, NULLIF(r.control, ''), r.n, r.k, r.dimension, r.dimension_se, r.low, r.high, r.message
       FROM result r ORDER BY r.control, r.part, r.k, r.n;
@@ -196,7 +202,7 @@ REVOKE ALL ON FUNCTION @extschema@.tlaw_dimension_profile FROM PUBLIC;
 CREATE TYPE @extschema@.tlaw_run_dimension_row AS (
     layer int4, protocol text, position_group int4, position_low int4, position_high int4, exclude_document boolean,
     untrained boolean, metric text, estimator text, k int4, dimension float8, dimension_se float8,
-    dimension_low float8, dimension_high float8, n int8, documents int8, positions int4, prefix int4,
+    dimension_low float8, dimension_high float8, plateau boolean, n int8, documents int8, positions int4, prefix int4,
     batches int4, part text, seed int8, duplicates int8, ties int8, message text
 );
 COMMENT ON TYPE @extschema@.tlaw_run_dimension_row IS
@@ -216,7 +222,7 @@ SELECT DISTINCT ON (d.run_id, d.layer, d.protocol, d.position_group, d.exclude_d
                     d.k, d.positions, d.prefix, d.part, d.seed)
        d.measure_id, d.run_id, r.study, d.measured_at, d.layer, d.protocol, d.position_group, d.position_low, d.position_high, d.exclude_document,
        d.untrained, d.metric, d.estimator, d.k, d.dimension, d.dimension_se, d.dimension_low,
-       d.dimension_high, d.n, d.documents, d.positions, d.prefix, d.batches, d.part, d.seed, d.duplicates,
+       d.dimension_high, d.plateau, d.n, d.documents, d.positions, d.prefix, d.batches, d.part, d.seed, d.duplicates,
        d.ties, d.message
   FROM @extschema@.tlaw_run_dimension_record d
   JOIN @extschema@.tlaw_run r ON r.run_id = d.run_id
@@ -250,6 +256,7 @@ DECLARE
     apart @extschema@.tlaw_dimension_question[];        -- and not
     results @extschema@.tlaw_run_dimension_row[] := '{}';
     found @extschema@.tlaw_run_dimension_row[];
+    bent text;                          -- layers without a plateau
 BEGIN
     SELECT r.n_layer, LEAST(tlaw_run_dimension.prefix, r.context_length) INTO f.n_layer, f.prefix
       FROM @extschema@.tlaw_runs r WHERE r.run_id = tlaw_run_dimension.run_id;
@@ -299,12 +306,12 @@ BEGIN
         ), measured AS (
             SELECT CASE WHEN b.position_group IS NULL THEN 'batches' ELSE 'position_batches' END AS protocol, b.position_group,
                    false AS exclude, b.metric, 'levina_bickel' AS estimator, 20 AS k,
-                   b.d AS dimension, b.se, b.d - 1.96 * b.se AS low, b.d + 1.96 * b.se AS high, b.n, b.batches, b.duplicates, b.ties,
+                   b.d AS dimension, b.se, b.d - 1.96 * b.se AS low, b.d + 1.96 * b.se AS high, b.plateau, b.n, b.batches, b.duplicates, b.ties,
                    NULLIF(pg_catalog.concat_ws('; ', NULLIF(f.note, ''), NULLIF(b.message, '')), '') AS message
               FROM (SELECT a.position_group, a.metric, pg_catalog.avg(a.dimension) AS d,
                            CASE WHEN pg_catalog.count(*) > 1 THEN pg_catalog.stddev_samp(a.dimension) / pg_catalog.sqrt(pg_catalog.count(*))
                                 ELSE pg_catalog.max(a.dimension_se) END AS se,
-                           pg_catalog.sum(a.n)::int8 AS n, pg_catalog.count(*) AS batches, pg_catalog.sum(a.duplicates)::int8 AS duplicates,
+                           pg_catalog.bool_and(a.plateau) AS plateau, pg_catalog.sum(a.n)::int8 AS n, pg_catalog.count(*) AS batches, pg_catalog.sum(a.duplicates)::int8 AS duplicates,
                            pg_catalog.sum(a.ties)::int8 AS ties,
                            pg_catalog.concat_ws('; ', CASE WHEN NOT a.enough THEN pg_catalog.format('one batch of fewer than %s points',
                                tlaw_run_dimension.batch) END, pg_catalog.max(a.message)) AS message
@@ -312,18 +319,18 @@ BEGIN
                      GROUP BY a.position_group, a.metric, a.enough) b
             UNION ALL           -- all points at once, clustered by document, neighbours from the same document counted and not
             SELECT 'pooled', NULL, a.question > 2, a.metric, a.estimator, a.k, a.dimension, a.dimension_se, a.dimension_low,
-                   a.dimension_high, a.n, NULL, a.duplicates, a.ties, a.message
+                   a.dimension_high, a.plateau, a.n, NULL, a.duplicates, a.ties, a.message
               FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', NULL, 'document', ours || apart) a
             UNION ALL           -- by position in the document
             SELECT 'position', a.group_key::int + 1, true, a.metric, a.estimator, a.k, a.dimension, a.dimension_se, a.dimension_low,
-                   a.dimension_high, a.n, NULL, a.duplicates, a.ties, a.message
+                   a.dimension_high, a.plateau, a.n, NULL, a.duplicates, a.ties, a.message
               FROM @extschema@.tlaw_dimension_answers('pg_temp.tlaw_run_dimension_states', 'embedding', 'position_group', 'document', apart) a
              WHERE position_groups > 0
         )
         SELECT pg_catalog.array_agg(ROW(this, m.protocol, m.position_group,
                    COALESCE(pg_catalog.ceil((m.position_group - 1) * f.prefix / position_groups) + 1, 1),
                    COALESCE(pg_catalog.ceil(m.position_group * f.prefix / position_groups), f.prefix),
-                   m.exclude, untrained, m.metric, m.estimator, m.k, m.dimension, m.se, m.low, m.high, m.n, f.documents, f.positions, f.prefix,
+                   m.exclude, untrained, m.metric, m.estimator, m.k, m.dimension, m.se, m.low, m.high, m.plateau, m.n, f.documents, f.positions, f.prefix,
                    m.batches, part, seed, m.duplicates, m.ties, m.message)::@extschema@.tlaw_run_dimension_row
                    ORDER BY m.protocol, m.position_group, m.exclude, m.metric) INTO found
           FROM measured m;
@@ -331,6 +338,12 @@ BEGIN
         DROP TABLE pg_temp.tlaw_run_dimension_states;
     END LOOP;
     PERFORM @extschema@.tlaw_record_run_dimension(tlaw_run_dimension.run_id, results);
+    SELECT pg_catalog.string_agg(DISTINCT r.layer::text, ', ') INTO bent
+      FROM pg_catalog.unnest(results) r WHERE NOT r.plateau AND r.protocol IN ('pooled', 'batches');
+    IF bent IS NOT NULL THEN
+        RAISE NOTICE 'run %, layer %: no single dimension explains the states over all scales (plateau is false)', run_id, bent
+            USING HINT = 'There the interval of "calibrated" holds all readings; message says how they differ, tlaw_run_dimension_profile shows them.';
+    END IF;
     RETURN QUERY SELECT (pg_catalog.unnest(results)).*;
 END $$;
 COMMENT ON FUNCTION @extschema@.tlaw_run_dimension IS

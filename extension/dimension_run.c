@@ -24,7 +24,7 @@ Datum tlaw_record_run_dimension(PG_FUNCTION_ARGS)
                  "INSERT INTO @.tlaw_run_dimension_record (run_id, layer, protocol, position_group, "
                  "position_low, position_high, exclude_document, "
                  "untrained, metric, estimator, k, dimension, dimension_se, dimension_low, dimension_high, "
-                 "n, documents, positions, prefix, batches, part, seed, duplicates, ties, message) "
+                 "plateau, n, documents, positions, prefix, batches, part, seed, duplicates, ties, message) "
                  "SELECT $1, (r).* FROM pg_catalog.unnest($2) r",
                  2, types, values, NULL);
     tlaw_end(&session);

@@ -305,14 +305,14 @@ CREATE FUNCTION @extschema@.tlaw_theory_test(source text, dimension float8 DEFAU
     dimension_se float8 DEFAULT NULL, metric text DEFAULT NULL, x text DEFAULT NULL, y text DEFAULT NULL, cluster text DEFAULT NULL,
     smoothness float8 DEFAULT NULL, level float8 DEFAULT NULL, tolerance float8 DEFAULT NULL)
     RETURNS TABLE (analysis text, form text, variable text, dimension_metric text, dimension_estimator text,
-                   assumed_smoothness float8,
+                   plateau boolean, assumed_smoothness float8,
                    assumed_dimension float8, alpha float8, alpha_low float8, alpha_high float8, predicted float8,
                    predicted_low float8, predicted_high float8, difference float8, difference_low float8,
                    difference_high float8, p float8, smoothness_low float8, smoothness_high float8, verdict text,
                    message text)
     AS 'MODULE_PATHNAME', 'tlaw_theory_test' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_theory_test IS
-    'the observed exponent, with and without an irreducible loss, against the theory''s upper bound on the excess risk, the uncertainty of both carried; without a dimension given, against each that tlaw_run_dimension found for the study''s planned run, or its run on the most data. predicted: the exponent of the bound, the least that the theory allows, no forecast; difference: alpha - predicted, with its interval (level); p: of no difference, two-sided; smoothness_low, smoothness_high: the smoothness that would make them equal; verdict: violates (the whole interval below 0), consistent (steeper), tight (the interval within the tolerance) or undecided';
+    'the observed exponent, with and without an irreducible loss, against the theory''s upper bound on the excess risk, the uncertainty of both carried; without a dimension given, against each that tlaw_run_dimension found for the study''s planned run, or its run on the most data. predicted: the exponent of the bound, the least that the theory allows, no forecast; difference: alpha - predicted, with its interval (level); p: of no difference, two-sided; smoothness_low, smoothness_high: the smoothness that would make them equal; verdict: violates (the whole interval below 0), consistent (steeper), tight (the interval within the tolerance) or undecided; plateau is false where the dimension depends on the scale: the interval of calibrated holds that, another decides nothing';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_study_plan', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record', '');

@@ -8,6 +8,7 @@
 #include "catalog/pg_type.h"
 #include "study.h"
 #include "../kernels/stats/dimension.h"
+#include "../kernels/stats/distributions.h"
 #include "../kernels/stats/fit_theory.h"
 
 PG_FUNCTION_INFO_V1(tlaw_theory);
@@ -143,9 +144,12 @@ struct plan {
 
 /* A dimension to test against: given by hand, or measured of a run of the study. */
 struct measured {
-    const char *metric, *how; /* how: estimator and protocol */
-    double dimension, se;
-    bool planned; /* measured as the study's plan says */
+    const char *metric, *how;    /* how: estimator and protocol */
+    double dimension, low, high; /* with its interval at the test's level */
+    bool planned;                /* measured as the study's plan says */
+    bool scaled;                 /* no one dimension explains the readings over scales */
+    bool in_interval;            /* which the interval holds */
+    bool plateau_known;
 };
 
 /* The frozen analysis of a study; .found false when there is none. */
@@ -183,11 +187,14 @@ static struct plan read_plan(const struct law_source *source)
     return plan;
 }
 
-/* Row i of what measured_dimensions found. */
-static struct measured measured_row(const struct law_source *source, const struct plan *plan, uint64 i)
+/* Row i of what measured_dimensions found; intervals of 95 % become ones of `level`, symmetric or not in ln d
+ * alike. */
+static struct measured measured_row(const struct law_source *source, const struct plan *plan, double level,
+                                    uint64 i)
 {
     HeapTuple row = SPI_tuptable->vals[i];
     TupleDesc descriptor = SPI_tuptable->tupdesc;
+    double wider = tlaw_normal_quantile(0.5 + 0.5 * level) / tlaw_normal_quantile(0.975), end;
     bool null, exclude = DatumGetBool(SPI_getbinval(row, descriptor, 4, &null));
     char *estimator = SPI_getvalue(row, descriptor, 2), *how;
     bool batches = strcmp(SPI_getvalue(row, descriptor, 3), "batches") == 0;
@@ -201,7 +208,13 @@ static struct measured measured_row(const struct law_source *source, const struc
     found.metric = MemoryContextStrdup(source->context, SPI_getvalue(row, descriptor, 1));
     found.how = MemoryContextStrdup(source->context, how);
     found.dimension = DatumGetFloat8(SPI_getbinval(row, descriptor, 5, &null));
-    found.se = DatumGetFloat8(SPI_getbinval(row, descriptor, 6, &null));
+    end = DatumGetFloat8(SPI_getbinval(row, descriptor, 6, &null));
+    found.low = found.dimension * pow(end / found.dimension, wider);
+    end = DatumGetFloat8(SPI_getbinval(row, descriptor, 7, &null));
+    found.high = found.dimension * pow(end / found.dimension, wider);
+    found.scaled = !DatumGetBool(SPI_getbinval(row, descriptor, 8, &null)) && !null;
+    found.plateau_known = !null;
+    found.in_interval = strcmp(estimator, tlaw_estimator_name(TLAW_ESTIMATOR_CALIBRATED)) == 0;
     found.planned = plan->found && strcmp(plan->estimator, estimator) == 0 &&
                     strcmp(plan->metric, found.metric) == 0 && (paper ? batches : !batches && exclude);
     return found;
@@ -212,7 +225,8 @@ static struct measured measured_row(const struct law_source *source, const struc
  * planned layer, every metric and protocol.  As planned: the paper's protocol (batches) for its estimator,
  * else all points at once with neighbours from other documents only.
  */
-static struct measured *measured_dimensions(const struct law_source *source, const struct plan *plan, int *n)
+static struct measured *measured_dimensions(const struct law_source *source, const struct plan *plan,
+                                            double level, int *n)
 {
     Oid types[3] = {TEXTOID, INT8OID, INT4OID};
     Datum values[3];
@@ -223,20 +237,21 @@ static struct measured *measured_dimensions(const struct law_source *source, con
     values[0] = CStringGetTextDatum(source->source);
     values[1] = Int64GetDatum(plan->run);
     values[2] = Int32GetDatum(plan->layer);
-    *n =
-        !source->is_study
-            ? 0
-            : (int) tlaw_execute(
-                  SPI_OK_SELECT,
-                  "SELECT d.metric, d.estimator, d.protocol, d.exclude_document, d.dimension, d.dimension_se "
-                  "FROM @.tlaw_run_dimensions d JOIN @.tlaw_runs r USING (run_id) "
-                  "WHERE d.run_id = COALESCE($2, (SELECT e.run_id FROM @.tlaw_run_dimensions e "
-                  "JOIN @.tlaw_runs s USING (run_id) WHERE s.study = $1 "
-                  "ORDER BY s.train_tokens DESC NULLS LAST, e.run_id LIMIT 1)) "
-                  "AND d.layer = CASE WHEN $3 < 0 THEN r.n_layer ELSE $3 END AND NOT d.untrained "
-                  "AND d.protocol IN ('batches', 'pooled') AND d.dimension > 0 AND d.dimension_se >= 0 "
-                  "ORDER BY 3, 4, 2, 1",
-                  3, types, values, nulls);
+    *n = !source->is_study
+             ? 0
+             : (int) tlaw_execute(
+                   SPI_OK_SELECT,
+                   "SELECT d.metric, d.estimator, d.protocol, d.exclude_document, d.dimension, "
+                   "d.dimension_low, d.dimension_high, d.plateau "
+                   "FROM @.tlaw_run_dimensions d JOIN @.tlaw_runs r USING (run_id) "
+                   "WHERE d.run_id = COALESCE($2, (SELECT e.run_id FROM @.tlaw_run_dimensions e "
+                   "JOIN @.tlaw_runs s USING (run_id) WHERE s.study = $1 "
+                   "ORDER BY s.train_tokens DESC NULLS LAST, e.run_id LIMIT 1)) "
+                   "AND d.layer = CASE WHEN $3 < 0 THEN r.n_layer ELSE $3 END AND NOT d.untrained "
+                   "AND d.protocol IN ('batches', 'pooled') AND d.dimension > 0 AND d.dimension_low <= "
+                   "d.dimension_high "
+                   "ORDER BY 3, 4, 2, 1",
+                   3, types, values, nulls);
     if (*n == 0)
         ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                         errmsg("no dimension was measured for \"%.100s\"", source->source),
@@ -244,7 +259,7 @@ static struct measured *measured_dimensions(const struct law_source *source, con
                                 "dimension_se =>.")));
     found = MemoryContextAlloc(source->context, sizeof(*found) * *n);
     for (i = 0; i < *n; i++)
-        found[i] = measured_row(source, plan, i);
+        found[i] = measured_row(source, plan, level, i);
     return found;
 }
 
@@ -271,7 +286,13 @@ static bool slope_is_apparent(const struct tlaw_fit *fit)
     return fit->form == TLAW_POWER_LAW && fit->curvature_p < 0.05;
 }
 
-static char *needed_text(const struct tlaw_theory_test *test, const struct tlaw_fit *fit)
+/* No verdict where the slope, or the dimension beyond its interval, is not what the theorem speaks of. */
+static bool decidable(const struct tlaw_fit *fit, const struct measured *dimension)
+{
+    return !slope_is_apparent(fit) && (!dimension->scaled || dimension->in_interval);
+}
+
+static char *fit_text(const struct tlaw_theory_test *test, const struct tlaw_fit *fit)
 {
     double half = fmax(test->alpha_high - test->alpha, test->alpha - test->alpha_low);
 
@@ -288,6 +309,18 @@ static char *needed_text(const struct tlaw_theory_test *test, const struct tlaw_
         half, test->runs_factor, test->tolerance);
 }
 
+static char *needed_text(const struct tlaw_theory_test *test, const struct tlaw_fit *fit,
+                         const struct measured *dimension)
+{
+    char *text = fit_text(test, fit);
+
+    if (!dimension->scaled)
+        return text;
+    return psprintf("no plateau: the dimension depends on the scale, which its interval %s%s%s",
+                    dimension->in_interval ? "holds" : "does not hold: see that of \"calibrated\"",
+                    text ? "; " : "", text ? text : "");
+}
+
 static void put_test(ReturnSetInfo *result, const char *analysis, const struct measured *dimension,
                      const struct law_request *request, const struct tlaw_fit *fit,
                      const struct tlaw_theory_test *test, bool tested)
@@ -299,8 +332,8 @@ static void put_test(ReturnSetInfo *result, const char *analysis, const struct m
                           test->difference,     test->low,
                           test->high,           test->p,
                           test->smoothness_low, test->smoothness_high};
-    Datum values[21];
-    bool nulls[21] = {false};
+    Datum values[22];
+    bool nulls[22] = {false};
     int i;
 
     values[0] = CStringGetTextDatum(analysis);
@@ -308,12 +341,14 @@ static void put_test(ReturnSetInfo *result, const char *analysis, const struct m
     tlaw_set_text(values, nulls, 2, request->x ? request->x : "x");
     tlaw_set_text(values, nulls, 3, dimension->metric);
     tlaw_set_text(values, nulls, 4, dimension->how);
+    values[5] = BoolGetDatum(!dimension->scaled);
+    nulls[5] = !dimension->plateau_known;
     for (i = 0; i < 14; i++)
-        tlaw_set_number(values, nulls, 5 + i, tested || i < 5 ? numbers[i] : NAN);
-    tlaw_set_text(values, nulls, 19,
-                  tested && !slope_is_apparent(fit) ? verdict_text(test, fit) : "undecided");
+        tlaw_set_number(values, nulls, 6 + i, tested || i < 5 ? numbers[i] : NAN);
     tlaw_set_text(values, nulls, 20,
-                  tested            ? needed_text(test, fit)
+                  tested && decidable(fit, dimension) ? verdict_text(test, fit) : "undecided");
+    tlaw_set_text(values, nulls, 21,
+                  tested            ? needed_text(test, fit, dimension)
                   : fit->message[0] ? psprintf("no finite interval of alpha: %s", fit->message)
                                     : "no finite interval of alpha, or a dimension within its error of 0");
     tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
@@ -352,7 +387,8 @@ static void test_form(ReturnSetInfo *result, const struct law_source *source,
     tlaw_fit_run(&host, rows, n, form, &options, &fit);
     test.theory = tlaw_form_info(form)->n_variables > 1 ? TLAW_THEORY_PARAMS : theory_of(request.x);
     test.dimension = dimension->dimension;
-    test.dimension_se = dimension->se;
+    test.dimension_low = dimension->low;
+    test.dimension_high = dimension->high;
     test.alpha = fit.natural[alpha];
     test.alpha_low = fit.low[alpha];
     test.alpha_high = fit.high[alpha];
@@ -374,9 +410,10 @@ static double number_or(FunctionCallInfo fcinfo, int i, const char *name, double
 
 /* The dimension of the arguments (dimension, dimension_se, metric) at 1 .. 3, or those that were measured. */
 static struct measured *dimension_arguments(FunctionCallInfo fcinfo, const struct law_source *source,
-                                            const struct plan *plan, int *n)
+                                            const struct plan *plan, double level, int *n)
 {
     struct measured *given;
+    double error;
 
     if (PG_ARGISNULL(1) != PG_ARGISNULL(2))
         ereport(ERROR,
@@ -384,10 +421,13 @@ static struct measured *dimension_arguments(FunctionCallInfo fcinfo, const struc
                  errhint("Give both (dimension_se => 0 where it is known), or neither: then what "
                          "tlaw_run_dimension found is taken.")));
     if (PG_ARGISNULL(1))
-        return measured_dimensions(source, plan, n);
+        return measured_dimensions(source, plan, level, n);
     given = palloc0(sizeof(*given));
     given->dimension = tlaw_number_argument("dimension", PG_GETARG_FLOAT8(1), 1e-6, 1e9);
-    given->se = tlaw_number_argument("dimension_se", PG_GETARG_FLOAT8(2), 0, 1e9);
+    error = tlaw_number_argument("dimension_se", PG_GETARG_FLOAT8(2), 0, 1e9) *
+            tlaw_normal_quantile(0.5 + 0.5 * level);
+    given->low = given->dimension - error;
+    given->high = given->dimension + error;
     given->metric = law_text_argument(fcinfo, 3);
     given->how = "as given";
     if (given->metric)
@@ -410,13 +450,13 @@ Datum tlaw_theory_test(PG_FUNCTION_ARGS)
     InitMaterializedSRF(fcinfo, 0);
     source = law_open(law_text_argument(fcinfo, 0));
     a.plan = read_plan(source);
-    dimensions = dimension_arguments(fcinfo, source, &a.plan, &n);
     a.request.x = PG_ARGISNULL(4) ? a.plan.x : law_text_argument(fcinfo, 4);
     a.request.y = PG_ARGISNULL(5) ? a.plan.y : law_text_argument(fcinfo, 5);
     a.request.cluster = law_text_argument(fcinfo, 6);
     a.test.smoothness = number_or(fcinfo, 7, "smoothness", a.plan.smoothness, 1e-6, 1e6);
     a.test.level = number_or(fcinfo, 8, "level", a.plan.level, 0.5, 0.9999);
     a.test.tolerance = number_or(fcinfo, 9, "tolerance", a.plan.tolerance, 0, 10);
+    dimensions = dimension_arguments(fcinfo, source, &a.plan, a.test.level, &n);
     for (i = 0; i < n; i++) {
         test_form(result, source, &a, &dimensions[i], TLAW_POWER_LAW_OFFSET);
         test_form(result, source, &a, &dimensions[i], TLAW_POWER_LAW);

@@ -237,6 +237,7 @@ static void ask_engine(struct asker *asker, const struct tlaw_question *question
                                       .standard_error = reply->standard_error,
                                       .low = reply->low,
                                       .high = reply->high,
+                                      .plateau = (int) reply->plateau,
                                       .n = reply->n,
                                       .k = (int) reply->k,
                                       .duplicates = reply->duplicates,

@@ -11,8 +11,8 @@ SELECT i, i % 2 AS part, i / 10 AS document,
 SELECT estimator, usual_k, convention <> '' AS convention FROM tlaw_estimators() ORDER BY estimator;
 
 -- the aggregate
-SELECT round(dimension::numeric, 1) AS d, dimension_low < dimension AND dimension < dimension_high AS inside, n, k, metric,
-       estimator, duplicates, ties, zero_distances, message ~ '^read .* with 10 neighbours, .* with 40$' AS read
+SELECT round(dimension::numeric, 1) AS d, dimension_low < dimension AND dimension < dimension_high AS inside, plateau, n, k, metric,
+       estimator, duplicates, ties, zero_distances, message ~ '^extrapolated from .* with 10 neighbours and .* with 40 to none$' AS said
   FROM (SELECT (tlaw_intrinsic_dimension(x)).* FROM cloud) t;
 SELECT (tlaw_intrinsic_dimension(x, 'mackay', 10, 'angular')).metric,
        (tlaw_intrinsic_dimension(x::real[], 'twonn')).k FROM cloud;
@@ -31,6 +31,13 @@ SELECT (t.a).n, (t.a).duplicates, (t.a).zero_distances, round((t.a).dimension::n
        (SELECT tlaw_intrinsic_dimension(x, 'twonn_mle') AS a FROM cloud) u;
 SELECT round((tlaw_intrinsic_dimension(ARRAY[x[1]], 'mackay')).dimension) AS one FROM cloud;
 SELECT (tlaw_intrinsic_dimension(ARRAY(SELECT random() FROM generate_series(1, 16000) WHERE i > 0), 'twonn')).n FROM generate_series(1, 4) i;
+-- no single dimension: lines of ten points at 60 places, 1 within a place and 2 beyond; copies are spoken of
+CREATE TABLE places AS SELECT ARRAY[x[1] + 1e-4 * sin(j * 12.9898 + i), x[2], 0] AS x FROM cloud, generate_series(1, 10) j WHERE i <= 60;
+SELECT plateau, dimension_low < 0.15 AND dimension_high > 1 AS inside, regexp_replace(message, '[0-9]+[.][0-9e-]+', '#', 'g') AS message FROM tlaw_dimension('places', 'x');
+SELECT (t.a).plateau, regexp_replace((t.a).message, '[0-9]+[.][0-9e-]+', '#', 'g') AS message FROM (SELECT tlaw_intrinsic_dimension(x, 'levina_bickel') AS a FROM places) t;
+SELECT (t.a).plateau, (t.a).message FROM (SELECT tlaw_intrinsic_dimension(x, 'twonn') AS a FROM cloud, generate_series(1, 2)) t;
+SELECT dimension, dimension_se, dimension_low, dimension_high, regexp_replace(message, '[0-9]+[.][0-9e-]+', '#', 'g') AS message
+  FROM tlaw_dimension_profile('places', 'x', largest_k => 8) WHERE profile = 'plateau' AND control IS NULL;
 -- and errors
 SELECT tlaw_intrinsic_dimension(ARRAY[i, 'NaN']::float8[]) FROM generate_series(1, 5) i;
 SELECT tlaw_intrinsic_dimension(ARRAY[1, 'Infinity']::real[]);
@@ -105,4 +112,4 @@ SELECT tlaw_intrinsic_dimension(ARRAY[1.0]::real[]);
 SELECT count(*) FROM tlaw_run_dimensions;
 RESET ROLE;
 DROP ROLE tlaw_stranger;
-DROP TABLE cloud;
+DROP TABLE cloud, places;

@@ -148,8 +148,8 @@ SELECT form, analysis FROM tlaw_fits WHERE study = 'law_frozen' ORDER BY fit_id;
 SELECT study, law, estimator, metric, layer, tolerance FROM tlaw_study_plans;
 SELECT * FROM tlaw_theory_test('law_frozen');
 INSERT INTO tlaw_run_dimension_record (run_id, layer, protocol, exclude_document, untrained, metric, estimator, dimension,
-                                       dimension_se)
-SELECT run_id, layer, protocol, protocol = 'pooled', false, metric, estimator, d, 0.01 * d
+                                       dimension_low, dimension_high)
+SELECT run_id, layer, protocol, protocol = 'pooled', false, metric, estimator, d, 0.98 * d, 1.02 * d
   FROM (SELECT max(run_id) AS run_id FROM tlaw_runs WHERE study = 'law_frozen') r,
        (VALUES (1, 'pooled', 'euclidean', 'calibrated', 3), (2, 'pooled', 'euclidean', 'calibrated', 10),
                (2, 'pooled', 'cosine', 'calibrated', 2), (2, 'batches', 'euclidean', 'levina_bickel', 8))
@@ -157,6 +157,13 @@ SELECT run_id, layer, protocol, protocol = 'pooled', false, metric, estimator, d
 SELECT analysis, form, dimension_metric, dimension_estimator, assumed_dimension AS d, round(predicted::numeric, 3) AS predicted,
        verdict
   FROM tlaw_theory_test('law_frozen');
+-- a dimension without a plateau: an interval that holds it is carried, another decides nothing
+BEGIN;
+UPDATE tlaw_run_dimension_record SET plateau = false, dimension_high = 2 * dimension WHERE metric = 'euclidean';
+SELECT form, dimension_metric, dimension_estimator, plateau, assumed_dimension AS d, round(predicted_low::numeric, 3) AS predicted_low,
+       round(predicted_high::numeric, 3) AS predicted_high, verdict, regexp_replace(message, '; .*', '') AS message
+  FROM tlaw_theory_test('law_frozen') WHERE form = 'power_law_offset';
+ROLLBACK;
 SELECT analysis, verdict, smoothness_low < smoothness_high AS reconciled
   FROM tlaw_theory_test('law_frozen', 10, 0.1) WHERE form = 'power_law_offset';
 SELECT analysis, verdict, message FROM tlaw_theory_test('law_frozen', 4.7, 2) WHERE form = 'power_law_offset';

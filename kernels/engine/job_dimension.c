@@ -228,6 +228,7 @@ static void answer(struct measurement *g, const struct tlaw_measure_message *m)
                                            .standard_error = d.standard_error,
                                            .low = d.low,
                                            .high = d.high,
+                                           .plateau = d.plateau,
                                            .n = d.n,
                                            .k = d.k,
                                            .duplicates = d.duplicates,

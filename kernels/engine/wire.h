@@ -108,8 +108,8 @@
     F64(seconds_per_step) F64(seconds_per_eval_token) I64(memory)
 /* A struct tlaw_dimension; unknown numbers are NaN, duplicates -1. */
 #define TLAW_DIMENSION_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                \
-    F64(dimension) F64(standard_error) F64(low) F64(high) I64(n) I64(k) I64(duplicates) I64(ties)            \
-    I64(zero_distances) TXT(message)
+    F64(dimension) F64(standard_error) F64(low) F64(high) I64(plateau) I64(n) I64(k) I64(duplicates)         \
+    I64(ties) I64(zero_distances) TXT(message)
 #define TLAW_DONE_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)
 #define TLAW_ERROR_FIELDS(I64, F64, STR, TXT, SPEC, BLOB)                                                    \
     STR(code) /* "input", "memory", "diverged", "checkpoint", "protocol", "io", "internal" */                \

@@ -7,11 +7,12 @@
 #include "dimension_internal.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define NORMAL_975 1.959963984540054
+#define DISCRETE_SHARE 0.1 /* of duplicates, from which they are spoken of */
 
 const char *const tlaw_metric_names[TLAW_METRIC_COUNT] = {"euclidean", "cosine", "angular"};
 
@@ -63,6 +64,20 @@ int tlaw_metric_find(const char *name)
         if (!strcmp(name, tlaw_metric_names[i]))
             return i;
     return -1;
+}
+
+void tlaw_dimension_say(struct tlaw_dimension *result, const char *format, ...)
+{
+    size_t said = strlen(result->message), room = sizeof result->message;
+    va_list arguments;
+
+    if (said && said + 2 < room) {
+        memcpy(result->message + said, "; ", 3);
+        said += 2;
+    }
+    va_start(arguments, format);
+    vsnprintf(result->message + said, room - said, format, arguments);
+    va_end(arguments);
 }
 
 /* k when none was asked for.  "calibrated" was calibrated with 15 points or more a neighbour. */
@@ -212,6 +227,30 @@ static int check_input(const struct dimension_problem *problem, struct tlaw_dime
     return 0;
 }
 
+/* The estimator on distinct points and their neighbours, what is to be said of them, and the interval. */
+static int run_estimator(const struct dimension_problem *problem, int64_t n, struct tlaw_dimension *result)
+{
+    enum tlaw_estimator estimator = problem->options.estimator;
+    int status = functions[estimator](problem, result);
+
+    if (!status && result->k >= 8 && estimator != TLAW_ESTIMATOR_CALIBRATED && result->dimension > 0)
+        status = tlaw_dimension_find_plateau(problem, result);
+    if (status)
+        return status;
+    if (result->duplicates >= DISCRETE_SHARE * (double) n)
+        tlaw_dimension_say(result,
+                           "%lld of %lld points repeat another: of a discrete set, whose dimension is 0, "
+                           "this measures the distinct points",
+                           (long long) result->duplicates, (long long) n);
+    if (result->dimension > 0 && result->standard_error >= 0 && isnan(result->low)) {
+        double ratio = exp(NORMAL_975 * result->standard_error / result->dimension);
+
+        result->low = result->dimension / ratio; /* symmetric in ln d: stays positive */
+        result->high = result->dimension * ratio;
+    }
+    return 0;
+}
+
 int tlaw_dimension_estimate(const struct tlaw_points *points, const struct tlaw_dimension_options *options,
                             tlaw_knn *knn, void *knn_arg, struct tlaw_poll poll,
                             struct tlaw_dimension *result)
@@ -221,8 +260,13 @@ int tlaw_dimension_estimate(const struct tlaw_points *points, const struct tlaw_
     struct distinct copy = {0};
     int fewest = estimators[options->estimator].fewest_k, status = 1;
 
-    *result = (struct tlaw_dimension){
-        .dimension = NAN, .standard_error = NAN, .low = NAN, .high = NAN, .n = points->n, .duplicates = -1};
+    *result = (struct tlaw_dimension){.dimension = NAN,
+                                      .standard_error = NAN,
+                                      .low = NAN,
+                                      .high = NAN,
+                                      .plateau = -1,
+                                      .n = points->n,
+                                      .duplicates = -1};
     result->k = problem.options.k = fewest == 0  ? 0
                                     : options->k ? options->k
                                                  : default_k(options->estimator, points->n);
@@ -240,13 +284,7 @@ int tlaw_dimension_estimate(const struct tlaw_points *points, const struct tlaw_
     if (fewest > 0)
         status = prepare_neighbours(&problem, &copy, result);
     if (status > 0)
-        status = functions[options->estimator](&problem, result);
-    if (!status && result->dimension > 0 && result->standard_error >= 0) {
-        double ratio = exp(NORMAL_975 * result->standard_error / result->dimension);
-
-        result->low = result->dimension / ratio; /* symmetric in ln d: stays positive */
-        result->high = result->dimension * ratio;
-    }
+        status = run_estimator(&problem, points->n, result);
     distinct_free(&copy);
     free(problem.neighbours.distance);
     free(problem.neighbours.index);

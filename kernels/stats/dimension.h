@@ -97,6 +97,8 @@ struct tlaw_dimension_options {
  * unknown. */
 struct tlaw_dimension {
     double dimension, standard_error, low, high;
+    int plateau;            /* 1: one dimension explains the readings with k/4 and with k neighbours; 0: none
+                               does, see message; -1: not asked (k below 8, n below 15 k) */
     int64_t n;              /* distinct points used */
     int k;                  /* neighbours used; 0: none */
     int64_t duplicates;     /* points equal to an earlier one, left out; -1: not looked for */

@@ -6,6 +6,8 @@
 
 #include "dimension.h"
 
+#define NORMAL_975 1.959963984540054
+
 /* The distinct points, their neighbours, and the options with k filled in. */
 struct dimension_problem {
     struct tlaw_points points;
@@ -29,6 +31,12 @@ tlaw_estimator_function tlaw_dimension_levina_bickel, tlaw_dimension_mackay, tla
     tlaw_dimension_geomle;
 
 /*
+ * Whether the readings with k/4 and k neighbours are those of one dimension: result->plateau, and the message
+ * where they are not.  Asked of every estimator with 8 neighbours or more.  0, or -1: no memory.
+ */
+int tlaw_dimension_find_plateau(const struct dimension_problem *problem, struct tlaw_dimension *result);
+
+/*
  * sqrt(sum_ij A_ij psi_i psi_j): the standard deviation of a sum of dependent terms psi (centred here) when i
  * and j are dependent if one is a neighbour of the other, or if they share a cluster.  Never below the value
  * for independent clusters.  NaN without memory.
@@ -37,6 +45,9 @@ double tlaw_graph_deviation(const struct dimension_problem *problem, double *psi
 
 /* The mean over j < k of ln(r_k / r_j), the inverse of a local estimate; NaN where it is undefined. */
 double tlaw_inverse_local(const double *r, int k);
+/* Adds to result->message, after "; " where it says something already. */
+void tlaw_dimension_say(struct tlaw_dimension *result, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* Says how many points an estimator could not use, if any. */
 void tlaw_dimension_note_unusable(struct tlaw_dimension *result, int64_t count);
 /* -1, and 0: what an estimator returns then; the message says it. */

@@ -329,7 +329,8 @@ int tlaw_dimension_answer(const struct tlaw_points *points, const int32_t *clust
     struct derived set = {0};
     int status;
 
-    *result = (struct tlaw_dimension){.dimension = NAN, .standard_error = NAN, .low = NAN, .high = NAN};
+    *result = (struct tlaw_dimension){
+        .dimension = NAN, .standard_error = NAN, .low = NAN, .high = NAN, .plateau = -1};
     status = derive(points, cluster, question, poll, &set, result->message);
     if (!status && options.metric != TLAW_METRIC_EUCLIDEAN)
         status = normalise(&set, result);

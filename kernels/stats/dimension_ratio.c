@@ -73,12 +73,9 @@ double tlaw_graph_deviation(const struct dimension_problem *problem, double *psi
 
 void tlaw_dimension_note_unusable(struct tlaw_dimension *result, int64_t count)
 {
-    size_t used = strlen(result->message);
-
     if (count > 0)
-        snprintf(result->message + used, sizeof result->message - used,
-                 "%s%lld points without usable neighbour distances left out", used ? "; " : "",
-                 (long long) count);
+        tlaw_dimension_say(result, "%lld points without usable neighbour distances left out",
+                           (long long) count);
 }
 
 int tlaw_dimension_no_memory(struct tlaw_dimension *result)

@@ -33,9 +33,9 @@ static double log_smoothness(enum tlaw_theory theory, double alpha, double log_d
     return log(odds) + log_dimension - M_LN2;
 }
 
-static void reconcile(struct tlaw_theory_test *test, double z)
+static void reconcile(struct tlaw_theory_test *test)
 {
-    double log_d = log(test->dimension), spread = z * test->dimension_se / test->dimension;
+    double log_d = log(test->dimension);
     bool data = test->theory == TLAW_THEORY_DATA, open_low = test->alpha_low <= 0;
     bool open_high = data && test->alpha_high >= 1;
     double middle = log_smoothness(test->theory, test->alpha, log_d);
@@ -46,10 +46,12 @@ static void reconcile(struct tlaw_theory_test *test, double z)
         return;
     if (!open_low)
         test->smoothness_low =
-            exp(middle - hypot(middle - log_smoothness(test->theory, test->alpha_low, log_d), spread));
+            exp(middle - hypot(middle - log_smoothness(test->theory, test->alpha_low, log_d),
+                               log_d - log(test->dimension_low)));
     if (!open_high)
         test->smoothness_high =
-            exp(middle + hypot(log_smoothness(test->theory, test->alpha_high, log_d) - middle, spread));
+            exp(middle + hypot(log_smoothness(test->theory, test->alpha_high, log_d) - middle,
+                               log(test->dimension_high) - log_d));
 }
 
 static void decide(struct tlaw_theory_test *test, double half_alpha, double half_predicted)
@@ -75,15 +77,15 @@ bool tlaw_test_theory(struct tlaw_theory_test *test)
 {
     double z = tlaw_normal_quantile(0.5 + 0.5 * test->level), se, df;
     double c = tlaw_student_quantile(0.5 + 0.5 * test->level, test->alpha_df);
-    double far = test->dimension + z * test->dimension_se, near = test->dimension - z * test->dimension_se;
 
-    if (!(test->dimension > 0) || !(test->dimension_se >= 0) || !(near > 0) || !(test->smoothness > 0) ||
-        !isfinite(test->alpha) || !isfinite(test->alpha_low) || !isfinite(test->alpha_high) ||
-        !(test->alpha_df > 0))
+    if (!(test->dimension_low > 0) || !(test->dimension >= test->dimension_low) ||
+        !(test->dimension_high >= test->dimension) || !isfinite(test->dimension_high) ||
+        !(test->smoothness > 0) || !isfinite(test->alpha) || !isfinite(test->alpha_low) ||
+        !isfinite(test->alpha_high) || !(test->alpha_df > 0))
         return false;
     test->predicted = tlaw_theory_exponent(test->theory, test->dimension, test->smoothness);
-    test->predicted_low = tlaw_theory_exponent(test->theory, far, test->smoothness);
-    test->predicted_high = tlaw_theory_exponent(test->theory, near, test->smoothness);
+    test->predicted_low = tlaw_theory_exponent(test->theory, test->dimension_high, test->smoothness);
+    test->predicted_high = tlaw_theory_exponent(test->theory, test->dimension_low, test->smoothness);
     test->difference = test->alpha - test->predicted;
 
     double below = combined_half_width(test->alpha - test->alpha_low, c, test->alpha_df,
@@ -94,7 +96,7 @@ bool tlaw_test_theory(struct tlaw_theory_test *test)
     test->low = test->difference - below;
     test->high = test->difference + above;
     test->p = test->difference > 0 ? tail : tlaw_student_two_sided(test->difference / se, df);
-    reconcile(test, z);
+    reconcile(test);
     decide(test, fmax(test->alpha_high - test->alpha, test->alpha - test->alpha_low),
            fmax(test->predicted_high - test->predicted, test->predicted - test->predicted_low));
     return true;

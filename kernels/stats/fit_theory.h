@@ -26,11 +26,11 @@ enum tlaw_verdict {
 };
 
 struct tlaw_theory_test {
-    /* in: the exponent with its interval, the dimension with its standard error */
+    /* in: the exponent and the dimension with their intervals */
     enum tlaw_theory theory;
     double alpha, alpha_low, alpha_high; /* at `level` */
     double alpha_df;                     /* degrees of freedom of that interval; INFINITY: normal */
-    double dimension, dimension_se;      /* se 0: known */
+    double dimension, dimension_low, dimension_high; /* at `level`, too; all equal: known */
     double smoothness, level, tolerance; /* tolerance: a difference of exponents that does not matter */
     /* out */
     double predicted, predicted_low, predicted_high;

@@ -124,11 +124,12 @@ static bool theory_alarm(const struct design *design, const struct tlaw_fit *fit
                                     .alpha_low = fit->low[j],
                                     .alpha_high = fit->high[j],
                                     .alpha_df = fit->df,
-                                    .dimension_se = se,
                                     .smoothness = 1,
                                     .level = 0.95,
                                     .tolerance = 0.02};
     test.dimension = d + se * tlaw_draw_normal(7, draw, 1);
+    test.dimension_low = test.dimension - 1.959963984540054 * se;
+    test.dimension_high = test.dimension + 1.959963984540054 * se;
     return tlaw_test_theory(&test) && test.p < 0.05;
 }
 

@@ -316,6 +316,8 @@ static void test_duplicates(void)
     ok(result.duplicates == 400 && result.zero_distances == 800 - 29,
        "and are counted: %lld duplicates, %lld at distance 0", (long long) result.duplicates,
        (long long) result.zero_distances);
+    ok(strstr(result.message, "400 of 800 points repeat another: of a discrete set") && !alone.message[0],
+       "and spoken of: %s", result.message);
     for (int i = 0; i < 1200; i++)
         steps[i] = i < 1200 ? (double) ((i % 3 == 0   ? i / 3 / 64
                                          : i % 3 == 1 ? i / 3 / 8 % 8
@@ -348,6 +350,14 @@ static void test_metrics(void)
     }
     ok(near(2 * result[1].dimension, result[0].dimension, 1e-9),
        "1 - cos halves the estimate exactly: %.4f, %.4f", result[1].dimension, result[0].dimension);
+    for (int m = 0; m < 2; m++) {
+        struct tlaw_dimension_options usual = {.metric = (enum tlaw_metric) m};
+
+        tlaw_dimension_estimate(&points, &usual, tlaw_knn_plain, NULL, (struct tlaw_poll){0}, result + m);
+    }
+    ok(near(2 * result[1].dimension, result[0].dimension, 1e-9) &&
+           near(2 * result[1].high, result[0].high, 1e-9) && result[1].plateau == 1,
+       "the default's too, and its interval: %.4f, %.4f", result[1].dimension, result[0].dimension);
     ok(near(result[2].dimension, 3, .2), "as an angle it does not: %.4f", result[2].dimension);
     ((double *) points.data)[4] = ((double *) points.data)[5] = ((double *) points.data)[6] =
         ((double *) points.data)[7] = 0;
@@ -378,6 +388,118 @@ static void test_excluded_clusters(void)
     free((void *) points.data);
 }
 
+/* ---- sets without a dimension: their readings depend on the scale, or on the place ---- */
+enum unplain { CLUSTERS, LATTICE, SPECTRUM, NOISE, UNION, COPIES, UNPLAIN };
+static const struct {
+    const char *name;
+    double dimensions[2]; /* that the interval must hold; 0: none to name */
+} unplain[UNPLAIN] = {
+    [CLUSTERS] = {"clusters of 8 dimensions, sizes by Zipf's law", {8, 0}},
+    [LATTICE] = {"sums of 500 tokens and 64 positions", {0, 0}},
+    [SPECTRUM] = {"a Gaussian of variances 1/j^2", {0, 0}},
+    [NOISE] = {"a ball of 5 dimensions with noise in 32", {0, 0}},
+    [UNION] = {"a ball of 3 dimensions beside one of 8", {3, 8}},
+    [COPIES] = {"a ball of 8 dimensions, a quarter of it twice, nearly", {0, 0}},
+};
+#define WIDE 32
+
+/* Which of `count` things, by Zipf's law. */
+static int zipf(int count, uint64_t *state)
+{
+    return (int) pow(count + 1, random_uniform(state)) - 1;
+}
+
+static void unplain_row(enum unplain kind, int64_t i, double *row, const double *centres, uint64_t *state)
+{
+    int token = zipf(500, state), at = (int) random_below(state, 64);
+
+    for (int c = 0; c < WIDE; c++)
+        switch (kind) {
+        case CLUSTERS:
+            row[c] = centres[token * WIDE + c] + (c / 8 == token % 4 ? .3 * tlaw_random_normal(state) : 0);
+            break;
+        case LATTICE:
+            row[c] = centres[token * WIDE + c] + .3 * centres[(500 + at) * WIDE + c];
+            break;
+        case SPECTRUM:
+            row[c] = tlaw_random_normal(state) / (c + 1);
+            break;
+        default:
+            row[c] = kind == NOISE ? .03 * tlaw_random_normal(state) : 0;
+        }
+    if (kind == NOISE || kind == UNION || kind == COPIES) {
+        double ball[8];
+        int d = kind == NOISE ? 5 : kind == UNION && i % 2 ? 3 : 8;
+
+        tlaw_random_ball(state, d, ball);
+        for (int c = 0; c < d; c++)
+            row[c] += ball[c];
+        row[8] += kind == UNION && i % 2 ? 10 : 0;
+    }
+    for (int c = 0; kind == COPIES && i % 4 == 3 && c < 8; c++)
+        row[c] = row[c - WIDE] + 1e-4 * tlaw_random_normal(state);
+}
+
+static struct tlaw_points make_unplain(enum unplain kind, int64_t n, uint64_t *state)
+{
+    double *data = malloc(sizeof *data * (size_t) n * WIDE), *centres = malloc(sizeof *centres * 564 * WIDE);
+
+    for (int i = 0; i < 564 * WIDE; i++)
+        centres[i] = tlaw_random_normal(state);
+    for (int64_t i = 0; i < n; i++)
+        unplain_row(kind, i, data + i * WIDE, centres, state);
+    free(centres);
+    return (struct tlaw_points){n, WIDE, 8, data, NULL};
+}
+
+static bool holds(const struct tlaw_dimension *result, double value)
+{
+    return result->low <= value && value <= result->high;
+}
+
+static void test_no_plateau(void)
+{
+    uint64_t state = 17;
+
+    for (int kind = 0; kind < UNPLAIN; kind++) {
+        struct tlaw_points points = make_unplain((enum unplain) kind, 2000, &state);
+        struct tlaw_dimension result = estimate(points, TLAW_ESTIMATOR_CALIBRATED, 0),
+                              pair = estimate(points, TLAW_ESTIMATOR_MACKAY, 2),
+                              near = estimate(points, TLAW_ESTIMATOR_MACKAY, 10),
+                              far = estimate(points, TLAW_ESTIMATOR_MACKAY, 40);
+
+        ok(result.plateau == 0 && strstr(result.message, "no plateau: read "), "%s: %.3g [%.3g, %.3g], %s",
+           unplain[kind].name, result.dimension, result.low, result.high, result.message);
+        ok(result.dimension == near.dimension && holds(&result, pair.dimension) &&
+               holds(&result, near.dimension) && holds(&result, far.dimension) && result.high <= WIDE,
+           "the reading with k/4; the interval holds those with 2, k/4 and k, and ends at the coordinates");
+        for (int t = 0; t < 2 && unplain[kind].dimensions[t] > 0; t++)
+            ok(holds(&result, unplain[kind].dimensions[t]), "and %.0f", unplain[kind].dimensions[t]);
+        ok(far.plateau == 0 && strstr(far.message, "the interval does not hold that") && pair.plateau == -1,
+           "said with other estimators of 8 neighbours or more");
+        free((void *) points.data);
+    }
+}
+
+static void test_plateau(void)
+{
+    uint64_t state = 19;
+
+    for (int shape = 0; shape < SHAPES; shape++)
+        for (int d = 2; d <= 10; d += 4) {
+            struct tlaw_points points = make_shape((enum shape) shape, 2000, d, &state), few = points;
+            struct tlaw_dimension result = estimate(points, TLAW_ESTIMATOR_CALIBRATED, 0);
+
+            few.n = 599;
+            ok(result.plateau == 1 && strstr(result.message, "extrapolated from "),
+               "a %s of %d dimensions has a plateau: %.3g, %s", shape_names[shape], d, result.dimension,
+               result.message);
+            ok(estimate(few, TLAW_ESTIMATOR_CALIBRATED, 40).plateau == -1,
+               "15 points a neighbour tell, not fewer");
+            free((void *) points.data);
+        }
+}
+
 int main(void)
 {
     test_manifolds();
@@ -387,5 +509,7 @@ int main(void)
     test_duplicates();
     test_metrics();
     test_excluded_clusters();
+    test_no_plateau();
+    test_plateau();
     return tap_end();
 }

@@ -85,7 +85,7 @@ CREATE TABLE measured AS SELECT * FROM tlaw_run_dimension(:run, 1, position_grou
 SELECT is(count(*), 14::bigint, 'in two metrics: batches of all positions and of two groups, pooled in two ways and by group') FROM measured;
 SELECT ok(abs(2 * c.dimension - e.dimension) < 0.1 * e.dimension, 'the paper''s protocol: cosine is about half')
   FROM measured c, measured e WHERE c.protocol = 'batches' AND e.protocol = 'batches' AND c.metric = 'cosine' AND e.metric = 'euclidean';
-SELECT ok(message LIKE '% documents for the paper''s 4,000; the first 64 tokens for its 1,024; batches of 1000 points for its 3,600', 'what differs from the paper is said') FROM measured WHERE protocol = 'batches';
+SELECT ok(message LIKE '% documents for the paper''s 4,000; the first 64 tokens for its 1,024; batches of 1000 points for its 3,600%', 'what differs from the paper is said') FROM measured WHERE protocol = 'batches';
 SELECT is(array_agg(position_low || '-' || position_high ORDER BY position_low), '{1-32,33-64}', 'position groups') FROM measured WHERE protocol = 'position' AND metric = 'cosine';
 SELECT bag_eq($$SELECT m.position_low, m.dimension, m.batches FROM measured m WHERE m.protocol = 'position_batches' AND m.metric = 'euclidean'$$,
     format($$WITH states AS (SELECT e.embedding, e."position" > 32 AS late, (row_number() OVER (PARTITION BY e."position" > 32 ORDER BY e.document, e."position") - 1) / 1000 AS batch
@@ -101,6 +101,15 @@ SELECT is(count(*), 0::bigint, 'and finds the same') FROM tlaw_run_dimensions d 
 SELECT isnt(u.dimension, m.dimension, 'the untrained model differs')
   FROM tlaw_run_dimension(:run, 1, position_groups => 0, untrained => true) u, measured m
  WHERE u.protocol = 'pooled' AND m.protocol = 'pooled' AND u.metric = 'euclidean' AND m.metric = 'euclidean' AND u.exclude_document AND m.exclude_document;
+-- before the first block states are sums of a token's and a position's vector: no dimension, which columns and the interval say
+CREATE TABLE lattice AS SELECT * FROM tlaw_run_dimension(:run, 0, position_groups => 0);
+SELECT ok(bool_and(NOT plateau AND message LIKE '%no plateau: read %'), 'layer 0 is a lattice: no plateau, in every protocol') FROM lattice;
+SELECT ok(bool_and(r.dimension BETWEEN dimension_low AND dimension_high), 'the interval holds other readings')
+  FROM lattice l, LATERAL (SELECT (tlaw_intrinsic_dimension(e.embedding, e_k.estimator, e_k.k)).dimension
+                             FROM tlaw_embeddings(:run, 0, part => 'validation', positions => 32, prefix => 64, max_documents => 4000) e,
+                                  (VALUES ('mackay', 40), ('mackay', 10)) e_k(estimator, k) GROUP BY e_k.estimator, e_k.k) r
+ WHERE protocol = 'pooled' AND metric = 'euclidean' AND NOT exclude_document;
+SELECT ok(bool_and(d.plateau IS NOT DISTINCT FROM l.plateau), 'kept') FROM lattice l JOIN tlaw_run_dimensions d USING (layer, protocol, metric, exclude_document) WHERE d.run_id = :run;
 -- its profile, with the untrained model and a second seed
 CREATE TABLE alone AS SELECT * FROM tlaw_run_dimension_profile(:run, largest_k => 8);
 SELECT ok(message LIKE 'no second seed: no finished run differs%', 'no second seed: said') FROM alone WHERE control = 'second seed';
