@@ -203,6 +203,7 @@ BEGIN
         ('tlaw_run_dimensions tlaw_run_dimension_row tlaw_dimension_estimate', 'dimension_se', 'its standard error'),
         ('tlaw_run_dimensions tlaw_run_dimension_row tlaw_dimension_estimate', 'dimension_low', '95 % interval, lower end'),
         ('tlaw_run_dimensions tlaw_run_dimension_row tlaw_dimension_estimate', 'dimension_high', '95 % interval, upper end'),
+        ('tlaw_run_dimensions tlaw_run_dimension_row tlaw_dimension_estimate', 'plateau', 'whether one dimension explains the readings with few and with many neighbours; false: message has them, and the interval of calibrated holds them all; null: not asked (k below 8, fewer than 15 points a neighbour)'),
         ('tlaw_run_dimensions tlaw_run_dimension_row tlaw_dimension_estimate', 'n', 'different points'),
         ('tlaw_run_dimensions tlaw_run_dimension_row', 'documents', 'that the points come from'),
         ('tlaw_run_dimensions tlaw_run_dimension_row', 'positions', 'points of a document, at most'),
