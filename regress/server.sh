@@ -40,6 +40,7 @@ for folder in "$("$PG_CONFIG" --sharedir)" "$("$PG_CONFIG" --pkglibdir)"; do
     mkdir -p "$work/stage$folder"
     cp -rs "$folder/." "$work/stage$folder"
 done
+find "$work/stage" -name 'tlaw*' -delete # of another tlaw that is installed there
 install -D "$bin/postgres" "$work/stage$bin/postgres"
 make -s -C "$top" install DESTDIR="$work/stage" >"$work/install.log" 2>&1 || { cat "$work/install.log" >&2; exit 1; }
 mkdir "$work/data" "$work/run"

@@ -39,7 +39,8 @@ elif command -v pg_config >/dev/null && [ -d "$folder/stage$(pg_config --pkglibd
         mkdir -p "$work/root$part"
         cp -rs "$part/." "$work/root$part"
     done
-    cp -r --remove-destination "$folder/stage/." "$work/root/"
+    find "$work/root" -name 'tlaw*' -delete # of another tlaw that is installed there
+    cp -r "$folder/stage/." "$work/root/"
     bin=$(pg_config --bindir) library=$work/root$(pg_config --pkglibdir) share=''
     settings=()
     server=$work/root$bin/postgres
