@@ -51,8 +51,8 @@ int split_add(struct split *split, const uint8_t digest[16], int64_t spool_offse
 int split_groups(struct split *split, int (*tick)(void *), void *arg);
 /*
  * Gives every root its part: validation takes groups until its share of the bytes reaches the fraction, then
- * test, the rest is train; each has at least one group, train at least train_groups.  A group above the larger
- * of these shares is trained on, as long as there are others.  Needs n_roots >= train_groups + 2.
+ * test, the rest is train; each has at least one group, train at least train_groups.  A group above the
+ * larger of these shares is trained on, as long as there are others.  Needs n_roots >= train_groups + 2.
  */
 int split_parts(struct split *split, double validation_fraction, double test_fraction, int64_t seed,
                 size_t train_groups, int (*tick)(void *), void *arg);
