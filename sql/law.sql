@@ -168,5 +168,7 @@ SELECT analysis, verdict, smoothness_low < smoothness_high AS reconciled
   FROM tlaw_theory_test('law_frozen', 10, 0.1) WHERE form = 'power_law_offset';
 SELECT analysis, verdict, message FROM tlaw_theory_test('law_frozen', 4.7, 2) WHERE form = 'power_law_offset';
 SELECT tlaw_theory_test('law_frozen', 5);
--- a line of real losses says nothing of the excess risk unless they fall to 0
-SELECT form, verdict FROM tlaw_theory_test('SELECT x, 3 * power(x, -0.02::float8) * (1 + 1e-4 * sin(x)) AS loss FROM points', 4, 0.1);
+-- a line of real losses says nothing of the excess risk unless they fall to 0; nor does a form that the rows do not follow
+SELECT form, verdict FROM tlaw_theory_test('SELECT x, power(line, 0.1) AS loss FROM points', 4, 0.1);
+SELECT form, verdict, message LIKE '%the rows bend as power_law_offset does not%' AS said
+  FROM tlaw_theory_test('SELECT x, bent * (1 + 0.1 * exp(-power(ln(x / 1e5), 2))) AS loss FROM points', 4, 0.1) WHERE form = 'power_law_offset';
