@@ -59,13 +59,13 @@ CREATE TABLE bent AS SELECT ARRAY[x[1], x[2] * 0.05, x[3] * 0.0025] AS x FROM sm
 SELECT is(count(*), 1::bigint, 'where no scale is flat: no answer, and the reason') FROM tlaw_dimension_profile('bent', 'x', largest_k => 128)
  WHERE control IS NULL AND profile = 'plateau' AND (dimension IS NULL) = (message LIKE 'no plateau%');
 
--- a column of pgvector's types, where it is installed
+-- a column of pgvector's types, where it is installed and has both
 DO $$ BEGIN
     CREATE EXTENSION vector;
 EXCEPTION WHEN feature_not_supported OR undefined_file THEN
     NULL;
 END $$;
-SELECT count(*) > 0 AS pgvector FROM pg_extension WHERE extname = 'vector' \gset
+SELECT to_regtype('halfvec') IS NOT NULL AS pgvector \gset
 \if :pgvector
 CREATE TABLE items AS SELECT i, x::real[]::vector(4) AS embedding, x::real[]::vector(4)::halfvec(4) AS half FROM small;
 SELECT is(b.dimension, a.dimension, 'a vector column: as real[]') FROM tlaw_dimension('items', 'embedding') b, (SELECT (tlaw_intrinsic_dimension(x::real[])).* FROM small) a;
@@ -73,7 +73,7 @@ SELECT is(b.dimension, a.dimension, 'in the aggregate too') FROM tlaw_dimension(
 SELECT is(b.dimension, a.dimension, 'a halfvec column: as real[]') FROM tlaw_dimension('items', 'half') b, (SELECT (tlaw_intrinsic_dimension(half::real[])).* FROM items) a;
 SELECT ok(count(*) > 20, 'a profile of it') FROM tlaw_dimension_profile('items', 'embedding') WHERE dimension > 0;
 \else
-SELECT skip('pgvector is not installed', 4);
+SELECT skip('pgvector 0.7 or later is not installed', 4);
 \endif
 
 -- hidden states of a run
