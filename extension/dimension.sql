@@ -185,10 +185,10 @@ BEGIN
           FROM size t
         UNION ALL
         SELECT 4, 'extrapolation', t.control, COALESCE(e.n, t.n), e.k, e.d, e.se, e.d - 1.96 * e.se, e.d + 1.96 * e.se,
-               CASE WHEN e.sizes > 0 THEN pg_catalog.concat('to infinite n, on n^(-1/d)', CASE WHEN NOT u.plateau THEN ', of estimates without a plateau' END)
-                    ELSE 'no extrapolation: fewer than three sizes' END
-          FROM (SELECT z.control, pg_catalog.max(z.n) AS n FROM size z GROUP BY z.control) t LEFT JOIN extrapolated e ON e.control = t.control
-               LEFT JOIN whole u ON u.control = t.control
+               CASE WHEN NOT u.plateau THEN 'no extrapolation: no plateau with all points'
+                    WHEN e.sizes > 0 THEN 'to infinite n, on n^(-1/d)' ELSE 'no extrapolation: fewer than three sizes' END
+          FROM (SELECT z.control, pg_catalog.max(z.n) AS n FROM size z GROUP BY z.control) t LEFT JOIN whole u ON u.control = t.control
+               LEFT JOIN extrapolated e ON e.control = t.control AND u.plateau IS NOT false
     )
     SELECT r.profile, NULLIF(r.control, ''), r.n, r.k, r.dimension, r.dimension_se, r.low, r.high, r.message
       FROM result r ORDER BY r.control, r.part, r.k, r.n;

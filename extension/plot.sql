@@ -36,6 +36,7 @@ BEGIN
     EXECUTE 'SELECT pg_catalog.count(d.dimension) AS rows, pg_catalog.max(d.message) AS message, pg_catalog.max(d.n) AS n, pg_catalog.max(d.documents) AS documents,
                     pg_catalog.string_agg(DISTINCT d.estimator, '', '') AS estimators, pg_catalog.max(r.n_layer) + 1 AS top,
                     pg_catalog.max(d.layer) AS layer,
+                    CASE WHEN pg_catalog.bool_or(NOT d.plateau) THEN '', no plateau'' END AS said,
                     pg_catalog.max(d.dimension_high) > 10 * pg_catalog.min(d.dimension_low) AS wide
                FROM @extschema@.tlaw_run_dimensions d JOIN @extschema@.tlaw_runs r USING (run_id) WHERE ' || chosen INTO measured;
     IF measured.rows = 0 THEN
@@ -49,10 +50,10 @@ BEGIN
                   FROM @extschema@.tlaw_run_dimensions d WHERE %s
                  ORDER BY d.layer, d.position_low, d.position_high, d.metric, d.untrained, d.measure_id DESC) t
          ORDER BY untrained, metric DESC, place', place, chosen),
-        pg_catalog.format('Run %s, %s, %s: %s points of %s documents', run_id, measured.estimators,
-            CASE WHEN x = 'position' THEN pg_catalog.format('%s, layer %s', protocol, measured.layer) ELSE protocol END, measured.n, measured.documents),
+        pg_catalog.format('Run %s, %s, %s: %s points of %s documents%s', run_id, measured.estimators,
+            CASE WHEN x = 'position' THEN pg_catalog.format('%s, layer %s', protocol, measured.layer) ELSE protocol END, measured.n, measured.documents, measured.said),
         CASE WHEN x = 'layer' THEN pg_catalog.format('Layer (0: embeddings, %s: after the last norm)', measured.top) ELSE 'Position (tokens)' END,
         'Intrinsic dimension', log_y => measured.wide);
 END $$;
 COMMENT ON FUNCTION @extschema@.tlaw_plot_dimension IS
-    'what tlaw_run_dimension found for a run, with 95 % intervals, as an SVG document: x is layer, or position (layer: NULL for the last block''s output); protocol is pooled or batches; a series for each metric, and for the untrained model where it was measured; the axis is logarithmic where the intervals span more than a factor of 10';
+    'what tlaw_run_dimension found for a run, with 95 % intervals, as an SVG document: x is layer, or position (layer: NULL for the last block''s output); protocol is pooled or batches; a series for each metric, and for the untrained model where it was measured; the title says where there is no plateau, and the axis is logarithmic where the intervals span more than a factor of 10';

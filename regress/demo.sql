@@ -38,11 +38,11 @@ FROM tlaw_fit('demo', x => 'train_tokens', forms => ARRAY['power_law', 'power_la
 SELECT run_id FROM tlaw_runs WHERE study = 'demo' AND status = 'done' ORDER BY test_loss LIMIT 1 \gset
 \echo '== Intrinsic dimension of the text, in the last block of the best model'
 SELECT metric, protocol, CASE WHEN exclude_document THEN 'other documents' ELSE 'anywhere' END AS neighbours,
-       round(dimension::numeric, 2) AS dimension, round(dimension_low::numeric, 2) AS low, round(dimension_high::numeric, 2) AS high, n
+       round(dimension::numeric, 2) AS dimension, round(dimension_low::numeric, 2) AS low, round(dimension_high::numeric, 2) AS high, plateau, n
 FROM tlaw_run_dimension(:run_id, 2) WHERE position_group IS NULL;
 
 \echo '== The theory: alpha_D = 2/(2 + d) bounds the excess risk; observed against predicted'
-SELECT dimension_metric AS metric, round(assumed_dimension::numeric, 2) AS d, round(alpha::numeric, 3) AS alpha,
+SELECT dimension_metric AS metric, round(assumed_dimension::numeric, 2) AS d, plateau, round(alpha::numeric, 3) AS alpha,
        round(predicted::numeric, 3) AS predicted, round(difference_low::numeric, 3) AS difference_low,
        round(difference_high::numeric, 3) AS difference_high, verdict
 FROM tlaw_theory_test('demo')

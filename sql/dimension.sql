@@ -36,8 +36,8 @@ CREATE TABLE places AS SELECT ARRAY[x[1] + 1e-4 * sin(j * 12.9898 + i), x[2], 0]
 SELECT plateau, dimension_low < 0.15 AND dimension_high > 1 AS inside, regexp_replace(message, '[0-9]+[.][0-9e-]+', '#', 'g') AS message FROM tlaw_dimension('places', 'x');
 SELECT (t.a).plateau, regexp_replace((t.a).message, '[0-9]+[.][0-9e-]+', '#', 'g') AS message FROM (SELECT tlaw_intrinsic_dimension(x, 'levina_bickel') AS a FROM places) t;
 SELECT (t.a).plateau, (t.a).message FROM (SELECT tlaw_intrinsic_dimension(x, 'twonn') AS a FROM cloud, generate_series(1, 2)) t;
-SELECT dimension, dimension_se, dimension_low, dimension_high, regexp_replace(message, '[0-9]+[.][0-9e-]+', '#', 'g') AS message
-  FROM tlaw_dimension_profile('places', 'x', largest_k => 8) WHERE profile = 'plateau' AND control IS NULL;
+SELECT profile, dimension, dimension_se, dimension_low, dimension_high, regexp_replace(message, '[0-9]+[.][0-9e-]+', '#', 'g') AS message
+  FROM tlaw_dimension_profile('places', 'x', largest_k => 8) WHERE profile IN ('plateau', 'extrapolation') AND control IS NULL;
 -- and errors
 SELECT tlaw_intrinsic_dimension(ARRAY[i, 'NaN']::float8[]) FROM generate_series(1, 5) i;
 SELECT tlaw_intrinsic_dimension(ARRAY[1, 'Infinity']::real[]);

@@ -22,6 +22,7 @@
 #include "dimension_internal.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define LARGEST          100 /* dimension simulated */
@@ -190,8 +191,12 @@ static double spread(const struct readings *r)
 
 static void say_no_plateau(struct tlaw_dimension *result, const struct readings *r)
 {
-    tlaw_dimension_say(result, "no plateau: read %.4g with 2 neighbours, %.4g with %d, %.4g with %d",
-                       r->pair / r->unit, r->near / r->unit, r->near_k, r->far / r->unit, r->k);
+    char near[40] = "";
+
+    if (r->near_k > 2)
+        snprintf(near, sizeof near, ", %.4g with %d", r->near / r->unit, r->near_k);
+    tlaw_dimension_say(result, "no plateau: read %.4g with 2 neighbours%s, %.4g with %d", r->pair / r->unit,
+                       near, r->far / r->unit, r->k);
     if (!isnan(r->dimension))
         tlaw_dimension_say(result, "extrapolated to none %.4g", r->dimension / r->unit);
     if (r->scatter > LARGEST_SCATTER)

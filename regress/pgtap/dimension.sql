@@ -135,6 +135,7 @@ SELECT is(array_agg(metric || ' ' || panel ORDER BY metric, panel), '{cosine d_m
 -- plots
 SELECT ok(svg LIKE '<svg%' AND svg LIKE '%Layer (0: embeddings, 2: after the last norm)%' AND svg LIKE '%cosine%' AND svg LIKE '%euclidean, untrained%',
           'by layer, both metrics, the untrained model beside them') FROM tlaw_plot_dimension(:run) svg;
+SELECT ok(tlaw_plot_dimension(:run) LIKE '% documents, no plateau<%', 'a plot says that there is no plateau');
 SELECT ok(tlaw_plot_dimension(:run, 'position') LIKE '<svg%calibrated, pooled, layer 1%Position (tokens)%', 'by position');
 SELECT ok(tlaw_plot_dimension(:run, 'position', 'batches') LIKE '<svg%levina\_bickel, batches, layer 1%Position (tokens)%', 'by position in the paper''s protocol');
 SELECT ok(tlaw_plot_dimension(:run, protocol => 'batches') LIKE '<svg%levina\_bickel, batches%', 'the paper''s protocol');
