@@ -280,8 +280,8 @@ static const char *verdict_text(const struct tlaw_theory_test *test, const struc
     }
 }
 
-/* The exponent of a form that the rows do not follow says nothing about the excess risk; of a line that is curved
- * it is too small, because the loss that cannot be reduced hides in it. The fit's message says so. */
+/* The exponent of a form that the rows do not follow says nothing about the excess risk; of a line that is
+ * curved it is too small, because the loss that cannot be reduced hides in it. The fit's message says so. */
 static bool form_is_rejected(const struct tlaw_fit *fit)
 {
     return fit->curvature_p < 0.05;
