@@ -107,17 +107,19 @@ struct backend {
                                int C);
 
     /*
-     * y[rows,N] = x[rows,K] w[K,N] + bias.  Exactly one of y_act, y_real is given.  With pre (act) given, pre
-     * keeps the sum and y_act = gelu(pre), GPT-2's tanh form.
+     * y[rows,N] = x[rows,K] w[K,N] + bias.  Exactly one of y_act, y_real is given.  With gelu (act[rows,N])
+     * given, y_act = gelu(sum), GPT-2's tanh form, and gelu keeps what the backward pass needs of the sum:
+     * the sum itself or the slope there, as the backend chooses.
      */
-    void (*linear_forward)(struct device *, act *y_act, real *y_real, act *pre, const act *x, const real *w,
+    void (*linear_forward)(struct device *, act *y_act, real *y_real, act *gelu, const act *x, const real *w,
                            const real *bias, int rows, int K, int N);
     /*
-     * dw += x^T dy; dbias += column sums of dy (NULL: none).  dx = dy w^T, times gelu'(pre) when pre is
-     * given. dy comes as act or as real; dx goes to dx_act or dx_real (both NULL: not wanted).
+     * dw += x^T dy; dbias += column sums of dy (NULL: none).  dx = dy w^T, times the slope of gelu when gelu
+     * (act[rows,K], as linear_forward left it) is given.  dy comes as act or as real; dx goes to dx_act or
+     * dx_real (both NULL: not wanted).
      */
     void (*linear_backward)(struct device *, act *dx_act, real *dx_real, real *dw, real *dbias,
-                            const act *dy_act, const real *dy_real, const act *pre, const act *x,
+                            const act *dy_act, const real *dy_real, const act *gelu, const act *x,
                             const real *w, int rows, int K, int N);
 
     /* causal softmax attention, scale 1/sqrt(C/H).  qkv[rows,3C] = q | k | v; y[rows,C]; lse[B,H,T] */

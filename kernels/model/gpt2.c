@@ -152,7 +152,7 @@ static void plan_block(struct planner *planner, struct block *block, size_t rows
     plan_norm(planner, &block->ln_2, rows, C, act_size);
     block->qkv = take(planner, rows * 3 * C, act_size);
     block->attended = take(planner, rows * C, act_size);
-    block->pre = take(planner, rows * 4 * C, act_size);
+    block->gelu = take(planner, rows * 4 * C, act_size);
     block->hidden = take(planner, rows * 4 * C, act_size);
     block->lse = take(planner, rows * H, sizeof(real));
 }
@@ -242,11 +242,11 @@ static void norm_forward(struct model *model, int slot, struct norm *norm, const
                                       t[1].w, rows, (int) model->spec.d_model);
 }
 
-static void linear(struct model *model, int slot, act *y_act, real *y_real, act *pre, const act *x, int rows)
+static void linear(struct model *model, int slot, act *y_act, real *y_real, act *gelu, const act *x, int rows)
 {
     struct tensor *t = &model->tensors[slot];
 
-    model->backend->linear_forward(model->device, y_act, y_real, pre, x, t[0].w, t[1].w, rows, t[0].rows,
+    model->backend->linear_forward(model->device, y_act, y_real, gelu, x, t[0].w, t[1].w, rows, t[0].rows,
                                    t[0].columns);
 }
 
@@ -265,7 +265,7 @@ static void block_inside(struct model *model, int layer, int B, int T, int posit
                                   position, C, H);
     linear(model, block_slot(layer, ATTN_PROJ), NULL, block->ln_2.x, NULL, block->attended, rows);
     norm_forward(model, block_slot(layer, LN_2), &block->ln_2, block->ln_1.x, rows);
-    linear(model, block_slot(layer, FC), block->hidden, NULL, block->pre, block->ln_2.y, rows);
+    linear(model, block_slot(layer, FC), block->hidden, NULL, block->gelu, block->ln_2.y, rows);
 }
 
 /* The whole block, and the layer norm after it. */
@@ -368,12 +368,12 @@ static void norm_backward(struct model *model, int slot, const struct norm *norm
 }
 
 static void linear_backward(struct model *model, int slot, act *dx_act, real *dx_real, const act *dy_act,
-                            const real *dy_real, const act *pre, const act *x, int rows)
+                            const real *dy_real, const act *gelu, const act *x, int rows)
 {
     struct tensor *t = &model->tensors[slot];
 
-    model->backend->linear_backward(model->device, dx_act, dx_real, t[0].dw, t[1].dw, dy_act, dy_real, pre, x,
-                                    t[0].w, rows, t[0].rows, t[0].columns);
+    model->backend->linear_backward(model->device, dx_act, dx_real, t[0].dw, t[1].dw, dy_act, dy_real, gelu,
+                                    x, t[0].w, rows, t[0].rows, t[0].columns);
 }
 
 static void block_backward(struct model *model, int layer, int B, int T)
@@ -386,7 +386,7 @@ static void block_backward(struct model *model, int layer, int B, int T)
         norm_forward(model, block_slot(layer, LN_1), &block->ln_1, NULL, rows);
         block_inside(model, layer, B, T, -1);
     }
-    linear_backward(model, block_slot(layer, MLP_PROJ), a->dwide, NULL, NULL, a->dx, block->pre,
+    linear_backward(model, block_slot(layer, MLP_PROJ), a->dwide, NULL, NULL, a->dx, block->gelu,
                     block->hidden, rows);
     linear_backward(model, block_slot(layer, FC), NULL, a->dnormed, a->dwide, NULL, NULL, block->ln_2.y,
                     rows);

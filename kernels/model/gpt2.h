@@ -27,7 +27,7 @@ struct norm {
 
 struct block {
     struct norm ln_1, ln_2;
-    act *qkv, *attended, *pre, *hidden; /* [rows,3C], [rows,C], [rows,4C], [rows,4C] */
+    act *qkv, *attended, *gelu, *hidden; /* [rows,3C], [rows,C], [rows,4C], [rows,4C] */
     real *lse;
     act *k_cache, *v_cache; /* [T,C]; without training only */
 };

@@ -98,19 +98,20 @@ static void timed_layernorm_backward(struct device *device, real *dx, real *dgam
           plain->layernorm_backward(device, dx, dgamma, dbeta, dy, x, mean, rstd, gamma, rows, C));
 }
 
-static void timed_linear_forward(struct device *device, act *y_act, real *y_real, act *pre, const act *x,
+static void timed_linear_forward(struct device *device, act *y_act, real *y_real, act *gelu, const act *x,
                                  const real *w, const real *bias, int rows, int K, int N)
 {
     TIMED(LINEAR_FORWARD, 2.0 * rows * K * N,
-          plain->linear_forward(device, y_act, y_real, pre, x, w, bias, rows, K, N));
+          plain->linear_forward(device, y_act, y_real, gelu, x, w, bias, rows, K, N));
 }
 
 static void timed_linear_backward(struct device *device, act *dx_act, real *dx_real, real *dw, real *dbias,
-                                  const act *dy_act, const real *dy_real, const act *pre, const act *x,
+                                  const act *dy_act, const real *dy_real, const act *gelu, const act *x,
                                   const real *w, int rows, int K, int N)
 {
-    TIMED(LINEAR_BACKWARD, 4.0 * rows * K * N,
-          plain->linear_backward(device, dx_act, dx_real, dw, dbias, dy_act, dy_real, pre, x, w, rows, K, N));
+    TIMED(
+        LINEAR_BACKWARD, 4.0 * rows * K * N,
+        plain->linear_backward(device, dx_act, dx_real, dw, dbias, dy_act, dy_real, gelu, x, w, rows, K, N));
 }
 
 static void timed_attention_forward(struct device *device, act *y, real *lse, const act *qkv, int B, int T,

@@ -377,16 +377,23 @@ inline_always vf vexp(vf x)
 #endif
 }
 
-/* What goes into bf16 needs no more than a polynomial of degree 4 for 2^f (relative error 3e-6). */
+/*
+ * e^(x / EXP_SCALE) for what goes into act: with bf16 2^x, so that a caller who scales anyway does it once,
+ * by a polynomial of degree 3 (relative error 7.5e-5).
+ */
+#ifdef BF16
+#define EXP_SCALE 1.44269504f
+#else
+#define EXP_SCALE 1.0f
+#endif
+
 inline_always vf vexp_act(vf x)
 {
 #ifdef BF16
-    x *= 1.44269504f; /* no limits: 2^f and 2^n are right for any finite x */
-    vf n = (vf) _mm512_roundscale_ps((__m512) x, 0), f = x - n;
-    vf p = 9.57010511e-3f * f + 5.59178698e-2f;
-    p = p * f + 2.40247448e-1f;
-    p = p * f + 6.93121814e-1f;
-    p = p * f + 9.99999261e-1f;
+    vf n = (vf) _mm512_roundscale_ps((__m512) x, 0), f = x - n; /* no limits: right for any finite x */
+    vf p = 5.51716695e-2f * f + 2.42611125e-1f;
+    p = p * f + 6.93260986e-1f;
+    p = p * f + 9.99928073e-1f;
     return (vf) _mm512_scalef_ps((__m512) p, (__m512) n);
 #else
     return vexp(x);
@@ -426,25 +433,31 @@ inline_always vf vlog(vf x)
     return m + p + e * 0.693359375f;
 }
 
-inline_always vf logistic(vf x)
+/*
+ * GPT-2's GELU, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), written as x logistic(2u), and
+ * its slope, of up to four vectors in place: side by side, as the chip does not look ahead far enough to
+ * work on several.
+ */
+#define GELU_2U   (2 * 0.7978845608f)
+#define GELU_CUBE (0.044715f * GELU_2U)
+
+inline_always void gelu(int n, vf x[], vf slope[])
 {
-    return reciprocal(1.0f + vexp_act(STEP == 2 ? -x : vmin(splat(80.0f), -x))); /* e^-80 is as good as 0 */
-}
+    vf square[4], s[4];
 
-/* GPT-2's GELU, 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), written as x logistic(2u). */
-#define GELU_2U (2 * 0.7978845608f)
-
-inline_always vf gelu(vf x)
-{
-    return x * logistic(GELU_2U * x * (1.0f + 0.044715f * x * x));
-}
-
-inline_always vf gelu_slope(vf x)
-{
-    vf square = 0.044715f * x * x;
-    vf s = logistic(GELU_2U * x * (1.0f + square));
-
-    return s + x * s * (1.0f - s) * (GELU_2U * (1.0f + 3.0f * square));
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+        square[i] = x[i] * x[i];
+        s[i] = x[i] * (square[i] * (-EXP_SCALE * GELU_CUBE) - EXP_SCALE * GELU_2U);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) /* e^80 is as good as none */
+        s[i] = reciprocal(1.0f + vexp_act(STEP == 2 ? s[i] : vmin(splat(80.0f), s[i])));
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+        x[i] *= s[i];
+        slope[i] = (x[i] - x[i] * s[i]) * (square[i] * (3 * GELU_CUBE) + GELU_2U) + s[i];
+    }
 }
 
 /* ---- transposition of a square of VW vectors ---- */
@@ -628,8 +641,8 @@ struct product {
     long c_row;
     bool accumulate;    /* c +=; c is real */
     const float *bias;  /* added to every row */
-    act_t *pre;         /* keeps the sum, and c = gelu(sum) */
-    const act_t *slope; /* c = sum * gelu'(slope[i * c_row + j]) */
+    act_t *gelu;        /* c = gelu(sum), and gelu[i * c_row + j] keeps the slope there */
+    const act_t *slope; /* c = sum * slope[i * c_row + j] */
     float *column_sums; /* += sums over the rows of B, one a column (b.col is 1) */
 };
 void ISA_NAME(product)(struct device *, const struct product *);

@@ -95,7 +95,7 @@ static void scores_forward(const struct attention *w, float *p, const cell *k, c
         product_over_d(p + key * NR, w, k, key, q + q0 * w->d_cells);
         for (long i = key; i < key + 32; i++)
             for (int v = 0; v < 2; v++) {
-                vf x = load(p + i * NR + v * VW) * w->scale;
+                vf x = load(p + i * NR + v * VW) * w->exp_scale;
 
                 if (i > q0)
                     x = choose(lanes_below(i - q0 - v * VW), splat(-1e30f), x);
@@ -142,7 +142,8 @@ static struct attention shape_of(struct device *device, const act_t *qkv, int T,
                               .H = H,
                               .D = C / H,
                               .d_cells = round_up(steps(C / H), TILE_CELLS),
-                              .scale = 1.0f / sqrtf((float) (C / H))};
+                              .scale = 1.0f / sqrtf((float) (C / H)),
+                              .exp_scale = EXP_SCALE / sqrtf((float) (C / H))};
 }
 
 void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const act *qkv, int B, int T,
@@ -215,7 +216,7 @@ inline_always void finish_scores(const struct attention *w, const struct backwar
         for (int v = 0; v < 2; v++) {
             vf s = load(g->s + (row + i) * NR + v * VW), dp = load(g->dp + (row + i) * NR + v * VW);
 
-            s = vexp_act(s * w->scale - g->lse[q + i]);
+            s = vexp_act(s * w->exp_scale - g->lse[q + i]);
             if (n < NR)
                 s = choose(lanes_below(n + i - v * VW), s, (vf){0});
             p[i][v] = s;

@@ -76,9 +76,9 @@ inline_always void finish_rows(const struct product *p, struct epilogue e, const
 /* Whole panels of the usual epilogues are compiled cases. */
 static void finish_sums(const struct product *p, const float *sums, long row, long column)
 {
-    const struct epilogue e = {p->c_real, p->bias, p->pre, p->slope, p->accumulate};
+    const struct epilogue e = {p->c_real, p->bias, p->gelu, p->slope, p->accumulate};
     long columns = least(p->N - column, NR);
-    int what = e.c_real | e.bias << 1 | e.pre << 2 | e.slope << 3 | e.accumulate << 4;
+    int what = e.c_real | e.bias << 1 | e.gelu << 2 | e.slope << 3 | e.accumulate << 4;
 
 #define CASE(number, ...)                                                                                    \
     case number:                                                                                             \
@@ -89,7 +89,7 @@ static void finish_sums(const struct product *p, const float *sums, long row, lo
         CASE(1, .c_real = true)
         CASE(2, .bias = true)
         CASE(3, .c_real = true, .bias = true)
-        CASE(6, .bias = true, .pre = true)
+        CASE(6, .bias = true, .gelu = true)
         CASE(8, .slope = true)
         CASE(17, .c_real = true, .accumulate = true)
     default:

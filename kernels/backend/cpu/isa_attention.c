@@ -93,7 +93,7 @@ static void scores_forward(const struct attention *w, const struct forward *f, l
         for (int i = 0; i < AR; i++)
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
-                vf x = acc[i][v] * w->scale;
+                vf x = acc[i][v] * w->exp_scale;
 
                 if (key + AR > q0)
                     x = choose(lanes_below(key + i - q0 - v * VW), splat(-1e30f), x);
@@ -145,7 +145,8 @@ void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const
                           .H = H,
                           .D = C / H,
                           .d_cells = steps(C / H),
-                          .scale = 1.0f / sqrtf((float) (C / H))};
+                          .scale = 1.0f / sqrtf((float) (C / H)),
+                          .exp_scale = EXP_SCALE / sqrtf((float) (C / H))};
 
     pool_run(device->pool, (long) B * H, forward_unit, &w);
 }
@@ -175,7 +176,7 @@ static void scores_backward(const struct attention *w, const struct backward *g,
         for (int i = 0; i < AR; i++)
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
-                s[i][v] = vexp_act(s[i][v] * w->scale - g->lse[q0 + i]);
+                s[i][v] = vexp_act(s[i][v] * w->exp_scale - g->lse[q0 + i]);
                 if (q0 < k0 + NR)
                     s[i][v] = choose(lanes_below(q0 + i + 1 - k0 - v * VW), s[i][v], (vf){0});
             }
@@ -311,7 +312,8 @@ void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *d
                           .H = H,
                           .D = C / H,
                           .d_cells = steps(C / H),
-                          .scale = 1.0f / sqrtf((float) (C / H))};
+                          .scale = 1.0f / sqrtf((float) (C / H)),
+                          .exp_scale = EXP_SCALE / sqrtf((float) (C / H))};
 
     pool_run(device->pool, (long) B * H, backward_unit, &w);
 }

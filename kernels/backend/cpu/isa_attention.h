@@ -15,7 +15,8 @@ struct attention {
     float *lse;
     long T, C, H, D; /* D: head dimension */
     long d_cells;    /* of a row of D elements */
-    float scale;
+    float scale;     /* of scores */
+    float exp_scale; /* the same for vexp_act */
 };
 
 /* Two consecutive rows of floats of a tile (two times VW lanes) as cells, or one row where STEP is 1. */
@@ -57,8 +58,10 @@ inline_always vi lanes_below(long n)
     return number < (int32_t) (n < -VW ? -VW : n > VW ? VW : n);
 }
 
-/* p[n][NR], a row for each key: exponentials of the scores as cells, in place; 1/sum and log-sum-exp of each
- * lane. */
+/*
+ * p[n][NR], a row for each key, scores times EXP_SCALE: their exponentials as cells, in place; 1/sum and
+ * log-sum-exp of each lane.
+ */
 static inline void softmax_lanes(float *p, long n, const vf largest[2], vf inverse[2], vf lse[2])
 {
     vf sum[2] = {{0}};
@@ -77,11 +80,11 @@ static inline void softmax_lanes(float *p, long n, const vf largest[2], vf inver
     }
     for (int v = 0; v < 2; v++) {
         inverse[v] = 1.0f / sum[v];
-        lse[v] = largest[v] + vlog(sum[v]);
+        lse[v] = largest[v] * (1 / EXP_SCALE) + vlog(sum[v]);
     }
 }
 
-/* lse and delta of a head's rows; zero beyond T, where dy is zero too */
+/* lse (times EXP_SCALE) and delta of a head's rows; zero beyond T, where dy is zero too */
 static inline void row_statistics(const struct attention *w, float *lse, float *delta, long unit,
                                   const act_t *dy, const act_t *y, long rows)
 {
@@ -91,7 +94,7 @@ static inline void row_statistics(const struct attention *w, float *lse, float *
         for (long d = 0; t < w->T && d < w->D; d += VW)
             sum += load_act_n(dy + t * w->C + d, w->D - d) * load_act_n(y + t * w->C + d, w->D - d);
         delta[t] = vsum(sum);
-        lse[t] = t < w->T ? w->lse_in[unit * w->T + t] : 0.0f;
+        lse[t] = t < w->T ? EXP_SCALE * w->lse_in[unit * w->T + t] : 0.0f;
     }
 }
 

@@ -68,10 +68,10 @@ inline_always void finish_row(const struct product *p, struct epilogue e, vf fir
 }
 
 inline_always void prefetch_rows(const void *array, bool real, const struct product *p, const struct tile *t,
-                                 bool write)
+                                 long column, bool write)
 {
     long bytes = real ? sizeof(float) : sizeof(act_t);
-    const char *at = (const char *) array + ((t->row + t->first) * p->c_row + t->column) * bytes;
+    const char *at = (const char *) array + ((t->row + t->first) * p->c_row + column) * bytes;
 
     for (long i = t->first; i < t->end; i++, at += p->c_row * bytes)
         for (long byte = 0; byte < NR * bytes; byte += 64)
@@ -81,14 +81,14 @@ inline_always void prefetch_rows(const void *array, bool real, const struct prod
                 __builtin_prefetch(at + byte, 0);
 }
 
-/* Asks for what a tile will read and write when it is done. */
-static void prefetch_c(const struct product *p, const struct tile *t)
+/* Asks for what a tile will read and write in the columns from `column` on when it is done. */
+static void prefetch_c(const struct product *p, const struct tile *t, long column)
 {
-    prefetch_rows(p->c, p->c_real, p, t, true);
+    prefetch_rows(p->c, p->c_real, p, t, column, true);
     if (p->slope)
-        prefetch_rows(p->slope, false, p, t, false);
-    if (p->pre)
-        prefetch_rows(p->pre, false, p, t, true);
+        prefetch_rows(p->slope, false, p, t, column, false);
+    if (p->gelu)
+        prefetch_rows(p->gelu, false, p, t, column, true);
 }
 
 /* A tile of `height` rows and NR columns; `e` NULL: its sums go to t->sums, else to C. */
@@ -128,6 +128,7 @@ TILE_CASE(real, MR, false, &(const struct epilogue){.c_real = true})
 TILE_CASE(real_bias, MR, false, &(const struct epilogue){.c_real = true, .bias = true})
 TILE_CASE(act, MR, false, &(const struct epilogue){0})
 TILE_CASE(act_bias, MR, false, &(const struct epilogue){.bias = true})
+TILE_CASE(act_slope, MR, false, &(const struct epilogue){.slope = true})
 TILE_CASE(sums, MR, false, NULL)
 TILE_CASE(transposed_accumulate, MR, true, &(const struct epilogue){.c_real = true, .accumulate = true})
 TILE_CASE(transposed_sums, MR, true, NULL)
@@ -137,12 +138,14 @@ TILE_CASE(low_sums, MR - 1, true, NULL)
 /* The compiled case of whole tiles' last K cells; NULL: by finish_sums, as GELU would crowd the registers. */
 static tile_case choose_case(const struct product *p, long height, bool transposed)
 {
-    bool plain = !p->pre && !p->slope && !p->accumulate;
+    bool plain = !p->gelu && !p->accumulate;
 
     if (transposed && p->accumulate && p->c_real && !p->bias)
         return height == MR ? tile_transposed_accumulate : tile_low_accumulate;
     if (transposed || !plain)
         return NULL;
+    if (p->slope)
+        return p->bias || p->c_real ? NULL : tile_act_slope;
     if (p->c_real)
         return p->bias ? tile_real_bias : tile_real;
     return p->bias ? tile_act_bias : tile_act;
@@ -162,16 +165,38 @@ inline_always void finish_rows(const struct product *p, struct epilogue e, const
             }
 }
 
+/* GELU of whole rows, two at a time; a last one by itself twice. */
+static void finish_gelu(const struct product *p, const struct tile *t)
+{
+    const struct product own = *p; /* that no store can change */
+    const vf bias[2] = {load(own.bias + t->column), load(own.bias + t->column + VW)};
+
+    for (long i = t->first; i < t->end; i += 2) {
+        const long rows[2] = {i, least(i + 1, t->end - 1)};
+        vf x[4], slope[4];
+
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            x[j] = load(t->sums + rows[j / 2] * NR + j % 2 * VW) + bias[j % 2];
+        gelu(4, x, slope);
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            long at = (t->row + rows[j]) * own.c_row + t->column;
+
+            store_act_row((act_t *) own.c + at, x[2 * j], x[2 * j + 1]);
+            store_act_row(own.gelu + at, slope[2 * j], slope[2 * j + 1]);
+        }
+    }
+}
+
 static void finish_sums(const struct product *p, const struct tile *t)
 {
     long columns = least(p->N - t->column, NR);
 
-    if (columns == NR && p->pre && p->bias && !p->c_real)
-        finish_rows(p, (struct epilogue){.bias = true, .pre = true}, t, NR);
-    else if (columns == NR && p->slope && !p->bias && !p->c_real)
-        finish_rows(p, (struct epilogue){.slope = true}, t, NR);
+    if (columns == NR && p->gelu && p->bias && !p->c_real)
+        finish_gelu(p, t);
     else
-        finish_rows(p, (struct epilogue){p->c_real, p->bias, p->pre, p->slope, p->accumulate}, t, columns);
+        finish_rows(p, (struct epilogue){p->c_real, p->bias, p->gelu, p->slope, p->accumulate}, t, columns);
 }
 
 /* Asks for K cells of a tile's rows. */
@@ -186,8 +211,6 @@ static void multiply(const struct product *p, const struct tile *t, long height)
 {
     tile_case known = t->last && t->column + NR <= p->N ? choose_case(p, height, t->transposed) : NULL;
 
-    if (t->last)
-        prefetch_c(p, t);
     if (known) {
         known(p, t);
         return;
@@ -344,11 +367,11 @@ static void place_tiles(const struct blocked *w, struct tile *tiles, cell *room,
 
 /*
  * Whether a unit takes all panels for a tile before the next tile: where a tile's rows of A are many lines,
- * or its rows of C lie in pages of their own.
+ * its rows of C lie in pages of their own, or slopes are read beside them.
  */
 static bool goes_along_rows(const struct product *p)
 {
-    return p->a.col != 1 || p->c_row * (long) (p->c_real ? sizeof(float) : sizeof(act_t)) >= 4096;
+    return p->a.col != 1 || p->slope || p->c_row * (long) (p->c_real ? sizeof(float) : sizeof(act_t)) >= 4096;
 }
 
 static void multiply_block(void *arg, long i, int thread)
@@ -376,24 +399,28 @@ static void multiply_block(void *arg, long i, int thread)
             pack_b(w->p, a + a_size + j * K * NR, panel0 + j, k * STEP, least(w->p->K - k * STEP, K * STEP),
                    tile0 == 0);
         const cell *b = own_b ? a + a_size : w->packed + (panel0 * w->K + k) * NR;
-        long b_step = (own_b ? K : w->K) * NR, outer = along_rows ? count : panels,
-             inner = along_rows ? panels : count;
+        long b_step = (own_b ? K : w->K) * NR, all = count * panels;
+        bool last = k + K >= w->K;
 
-        for (long o = 0; o < outer; o++)
-            for (long n = 0; n < inner; n++) {
-                long t = along_rows ? o : n, j = along_rows ? n : o;
-                struct tile *tile = &tiles[t];
+        if (last)
+            prefetch_c(w->p, &tiles[0], panel0 * NR);
+        for (long n = 0, t = 0, j = 0; n < all; n++) {
+            struct tile *tile = &tiles[t];
 
-                tile->b = b + j * b_step;
-                tile->sums = sums + (many ? (j * count + t) * MR * NR : 0);
-                tile->resume = k > 0;
-                tile->last = k + K >= w->K;
-                tile->column = (panel0 + j) * NR;
-                if (j == 0 && w->stays && !tile->transposed)
-                    prefetch_a(t + 1 == count && !tile->last ? tiles[0].a + K : tile->a + MR * tile->step,
-                               tile->step, K);
-                multiply(w->p, tile, w->height);
-            }
+            tile->b = b + j * b_step;
+            tile->sums = sums + (many ? (j * count + t) * MR * NR : 0);
+            tile->resume = k > 0;
+            tile->last = last;
+            tile->column = (panel0 + j) * NR;
+            if (j == 0 && w->stays && !tile->transposed)
+                prefetch_a(t + 1 == count && !last ? tiles[0].a + K : tile->a + MR * tile->step, tile->step,
+                           K);
+            t = along_rows ? (n + 1) / panels : (n + 1) % count;
+            j = along_rows ? (n + 1) % panels : (n + 1) / count;
+            if (last && n + 1 < all)
+                prefetch_c(w->p, &tiles[t], (panel0 + j) * NR);
+            multiply(w->p, tile, w->height);
+        }
     }
 }
 

@@ -9,19 +9,21 @@
 
 /* What becomes of the sums of an element: the epilogue's parts, known when a case is compiled. */
 struct epilogue {
-    bool c_real, bias, pre, slope, accumulate;
+    bool c_real, bias, gelu, slope, accumulate;
 };
 
 inline_always vf finish(const struct product *p, struct epilogue e, vf x, long at, long column, long n)
 {
     if (e.bias)
         x += load_n(p->bias + column, n);
-    if (e.pre) {
-        store_act_n(p->pre + at, x, n);
-        x = gelu(x);
+    if (e.gelu) {
+        vf slope;
+
+        gelu(1, &x, &slope);
+        store_act_n(p->gelu + at, slope, n);
     }
     if (e.slope)
-        x *= gelu_slope(load_act_n(p->slope + at, n));
+        x *= load_act_n(p->slope + at, n);
     if (e.accumulate)
         x += load_of(p->c, true, at, n);
     return x;

@@ -14,7 +14,7 @@
 struct few {
     const act_t *x;
     const float *w, *bias;
-    act_t *pre;
+    act_t *gelu;
     void *y;
     bool y_real;
     long rows, K, N;
@@ -40,9 +40,11 @@ static void few_rows_unit(void *arg, long unit, int thread)
         for (int v = 0; v < 2 && v * VW < n; v++) {
             if (f->bias)
                 sum[v] += load_n(f->bias + column + v * VW, n - v * VW);
-            if (f->pre) {
-                store_act_n(f->pre + at + v * VW, sum[v], n - v * VW);
-                sum[v] = gelu(sum[v]);
+            if (f->gelu) {
+                vf slope;
+
+                gelu(1, &sum[v], &slope);
+                store_act_n(f->gelu + at + v * VW, slope, n - v * VW);
             }
             store_of(f->y, f->y_real, at + v * VW, sum[v], n - v * VW);
         }
@@ -50,14 +52,14 @@ static void few_rows_unit(void *arg, long unit, int thread)
 }
 
 /* ---- linear layers ---- */
-void ISA_NAME(linear_forward)(struct device *device, act *y_act, real *y_real, act *pre, const act *x,
+void ISA_NAME(linear_forward)(struct device *device, act *y_act, real *y_real, act *gelu, const act *x,
                               const real *w, const real *bias, int rows, int K, int N)
 {
     void *y = y_act ? y_act : (void *) y_real;
 
     if (rows <= FEW_ROWS)
         pool_run(device->pool, (N + NR - 1) / NR, few_rows_unit,
-                 &(struct few){x, w, bias, pre, y, !y_act, rows, K, N});
+                 &(struct few){x, w, bias, gelu, y, !y_act, rows, K, N});
     else
         ISA_NAME(product)
     (device, &(struct product){.M = rows,
@@ -69,7 +71,7 @@ void ISA_NAME(linear_forward)(struct device *device, act *y_act, real *y_real, a
                                .c_real = !y_act,
                                .c_row = N,
                                .bias = bias,
-                               .pre = pre});
+                               .gelu = gelu});
 }
 
 /* Rows whose gradients are packed at once: about a megabyte, a function of the shape alone. */
@@ -79,7 +81,7 @@ static long gradient_rows(int rows, int N)
 }
 
 void ISA_NAME(linear_backward)(struct device *device, act *dx_act, real *dx_real, real *dw, real *dbias,
-                               const act *dy_act, const real *dy_real, const act *pre, const act *x,
+                               const act *dy_act, const real *dy_real, const act *gelu, const act *x,
                                const real *w, int rows, int K, int N)
 {
     const void *dy = dy_act ? dy_act : (const void *) dy_real;
@@ -96,7 +98,7 @@ void ISA_NAME(linear_backward)(struct device *device, act *dx_act, real *dx_real
                                .c = dx,
                                .c_real = !dx_act,
                                .c_row = K,
-                               .slope = pre});
+                               .slope = gelu});
     for (long row = 0; row < rows; row += chunk)
         ISA_NAME(product)
     (device, &(struct product){.M = K,
