@@ -102,6 +102,9 @@ DECLARE
     s int;
     draw int;
 BEGIN
+    IF NOT COALESCE(controls <@ '{gaussian,shuffled,known}', false) THEN
+        RAISE EXCEPTION 'controls = % is not accepted: any of {gaussian,shuffled,known}', controls;
+    END IF;
     SELECT * INTO main FROM @extschema@.tlaw_dimension_answers(source, point_column, NULL, cluster_column,
         ARRAY[ROW(estimator, k, metric, exclude_cluster, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question]);
     known := COALESCE(known, GREATEST(1, pg_catalog.round(main.dimension)));
@@ -271,6 +274,8 @@ BEGIN
             position_groups, batch, tlaw_run_dimension.positions;
     END IF;
     f.positions := LEAST(tlaw_run_dimension.positions, f.prefix);
+    -- a bad estimator or k is refused here, before the work
+    PERFORM @extschema@.tlaw_intrinsic_dimension(p, estimator, k) FROM (SELECT '{0}'::real[] AS p) one;
     SELECT pg_catalog.array_agg(ROW('levina_bickel', 20, m, false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question),
            pg_catalog.array_agg(ROW(estimator, k, m, false, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question),
            pg_catalog.array_agg(ROW(estimator, k, m, true, NULL, NULL, NULL, seed)::@extschema@.tlaw_dimension_question)
@@ -369,6 +374,8 @@ BEGIN
     IF run.n_layer IS NULL THEN
         RAISE EXCEPTION 'run % is not a trained run of yours', run_id;
     END IF;
+    -- a bad estimator, k or metric is refused here, before the work
+    PERFORM @extschema@.tlaw_intrinsic_dimension(p, estimator, tlaw_run_dimension_profile.k, metric) FROM (SELECT '{0}'::real[] AS p) one;
     this := COALESCE(this, run.n_layer);
     context := LEAST(prefix, run.context_length);
     -- the same specification with another seed, in the same study first, on the same subset first
