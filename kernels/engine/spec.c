@@ -85,9 +85,9 @@ static int64_t gpu_memory(const struct tlaw_spec *s)
 }
 
 /*
- * On a CPU: weights, gradients, two moments and the best weights; the state once more, twice, while a
- * checkpoint is made and sent; activations; a bounded block of logits; the training subset; 64 MiB for the
- * program itself.
+ * On a CPU: weights, gradients, two moments and the best weights, in bf16 a copy; the state once more, twice,
+ * while a checkpoint is made and sent; activations; a bounded block of logits; the training subset; 64 MiB
+ * for the program itself.
  */
 int64_t tlaw_spec_memory(const struct tlaw_spec *s)
 {
@@ -95,7 +95,7 @@ int64_t tlaw_spec_memory(const struct tlaw_spec *s)
         return gpu_memory(s);
 
     int64_t rows = s->micro_batch * s->context_length;
-    int64_t weights = 5 * 4 * tlaw_spec_params(s);
+    int64_t weights = (5 * 4 + (strcmp(s->precision, "bf16") == 0 ? 2 : 0)) * tlaw_spec_params(s);
     int64_t state = 2 * 4 * 4 * tlaw_spec_params(s);
     int64_t activations = rows * activation_bytes(s);
     int64_t logits = 4 * (rows < 1024 ? rows : 1024) * s->vocab_size;

@@ -325,6 +325,33 @@ static void optimiser(struct run *r, const int *s, int variant)
     }
 }
 
+/* Weights of alloc_weights: products read what upload and AdamW made of them last. */
+static void weights(struct run *r, const int *s, int variant)
+{
+    int rows = s[0], K = s[1], N = s[2];
+    size_t n = (size_t) K * N, out = (size_t) rows * N;
+    const struct segment list = {n, 0};
+    const struct adamw constants = {0.9, 0.95, 1e-8, 0, 0};
+    const struct update start = {.learning_rate = 0.5, .correction1 = 0.1, .correction2 = 0.05, .loss = 1};
+    struct segment *segments = take(r, sizeof list);
+    struct update *update = take(r, sizeof start);
+    act *x = in_act(r, (size_t) rows * K);
+    real *w = r->backend->alloc_weights(r->device, n), *values = normals(r, n, 1 / sqrt(K));
+    real *g = in_real(r, n, 1), *m = take(r, n * sizeof(real)), *v = take(r, n * sizeof(real));
+
+    (void) variant;
+    r->memory[r->allocated++] = w;
+    r->backend->upload(r->device, w, values, n * sizeof(real));
+    r->backend->linear_forward(r->device, NULL, out_real(r, "uploaded", out), NULL, x, w, NULL, rows, K, N);
+    r->backend->upload(r->device, segments, &list, sizeof list);
+    r->backend->upload(r->device, update, &start, sizeof start);
+    r->backend->adamw(r->device, w, g, m, v, n, segments, 1, &constants, update);
+    r->backend->linear_forward(r->device, NULL, out_real(r, "stepped", out), NULL, x, w, NULL, rows, K, N);
+    r->backend->upload(r->device, w + n / 2, values, (n - n / 2) * sizeof(real));
+    r->backend->logits(r->device, out_real(r, "logits", out), x, w, rows, K, N);
+    free(values);
+}
+
 /* ---- comparison ---- */
 
 typedef void (*operation)(struct run *, const int *shape, int variant);
@@ -442,6 +469,7 @@ static const struct {
       {300, 96, 130},
       {9, 520, 40},
       {20, 2048, 70}}},
+    {"weights rows K N", weights, 1, {{1, 1, 1}, {3, 35, 37}, {17, 64, 48}, {70, 33, 130}}},
     {"gradient of linear rows K N",
      linear_backward,
      24,

@@ -209,12 +209,46 @@ void *cpu_alloc(struct device *device, size_t bytes)
 
 real *cpu_alloc_weights(struct device *device, size_t n)
 {
-    return cpu_alloc(device, n * sizeof(real));
+    struct weights *weights = calloc(1, sizeof *weights);
+
+    if (!weights || !(weights->at = cpu_alloc(device, n * sizeof *weights->at)) ||
+        !(weights->copy = cpu_alloc(device, n * sizeof *weights->copy))) {
+        free(weights ? weights->at : NULL);
+        free(weights);
+        return NULL;
+    }
+    weights->n = n;
+    weights->next = device->weights;
+    device->weights = weights;
+    return weights->at;
+}
+
+/* The block that an address lies in, by the link to it, or the NULL at the end. */
+static struct weights **find_weights(struct device *device, const void *at)
+{
+    struct weights **link = &device->weights;
+
+    while (*link && !((const real *) at >= (*link)->at && (const real *) at < (*link)->at + (*link)->n))
+        link = &(*link)->next;
+    return link;
+}
+
+void *cpu_weights_copy(struct device *device, const real *w)
+{
+    const struct weights *block = *find_weights(device, w);
+
+    return block ? block->copy + (w - block->at) : NULL;
 }
 
 void cpu_free(struct device *device, void *memory)
 {
-    (void) device;
+    struct weights **link = find_weights(device, memory), *block = *link;
+
+    if (block) {
+        *link = block->next;
+        free(block->copy);
+        free(block);
+    }
     free(memory);
 }
 

@@ -36,8 +36,17 @@ void pool_run(struct pool *, long units, void (*unit)(void *arg, long i, int thr
 /* ---- cpu.c: the device ---- */
 enum scratch { SCRATCH_PACKED, SCRATCH_COLUMNS, SCRATCH_LOGITS, SCRATCH_PARTIAL, SCRATCH_COUNT };
 
+/* Weights of a bf16 backend, and what its products read: n elements each, rounded to nearest even. */
+struct weights {
+    real *at;
+    uint16_t *copy;
+    size_t n;
+    struct weights *next;
+};
+
 struct device {
     struct pool *pool;
+    struct weights *weights;
     struct buffer {
         void *memory;
         size_t size;
@@ -55,7 +64,10 @@ struct device *cpu_open(int threads, char *message, size_t message_size);
 void cpu_close(struct device *);
 void cpu_set_threads(struct device *, int threads);
 void *cpu_alloc(struct device *, size_t bytes);
+/* Weights with a copy: the caller keeps it as it changes them. */
 real *cpu_alloc_weights(struct device *, size_t n);
+/* The copy of these weights; NULL when they are not in a block of cpu_alloc_weights. */
+void *cpu_weights_copy(struct device *, const real *w);
 void cpu_free(struct device *, void *);
 void cpu_copy(struct device *, void *to, const void *from, size_t bytes);
 void cpu_zero(struct device *, void *, size_t bytes);

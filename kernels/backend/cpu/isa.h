@@ -647,6 +647,10 @@ struct product {
 };
 void ISA_NAME(product)(struct device *, const struct product *);
 
+/* Weights as a product reads them: their copy in bf16 where they have one. */
+struct matrix ISA_NAME(weights)(struct device *, const float *w, long row, long col);
+real *ISA_NAME(alloc_weights)(struct device *, size_t n);
+
 /* ---- the operations, as backend.h has them ---- */
 #define OPERATION(name, ...) void ISA_NAME(name)(struct device *, __VA_ARGS__)
 OPERATION(act_to_real, real *, const act *, size_t);
@@ -665,6 +669,7 @@ OPERATION(attention_decode, act *, act *, act *, const act *, int, int, int);
 OPERATION(cross_entropy, real *, real *, real *, const act *, const real *, const int32_t *, double, int, int,
           int);
 OPERATION(logits, real *, const act *, const real *, int, int, int);
+OPERATION(upload, void *, const void *, size_t);
 OPERATION(sum_squares, double *, const real *, size_t);
 OPERATION(adamw, real *, const real *, real *, real *, size_t, const struct segment *, int,
           const struct adamw *, const struct update *);

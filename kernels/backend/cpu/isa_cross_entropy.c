@@ -95,7 +95,7 @@ void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real
                                    .N = V,
                                    .K = C,
                                    .a = {input, false, C, 1},
-                                   .b = {wte, true, 1, C},
+                                   .b = ISA_NAME(weights)(device, wte, 1, C),
                                    .c = logits,
                                    .c_real = true,
                                    .c_row = ld});
@@ -107,7 +107,7 @@ void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real
                                    .N = C,
                                    .K = V,
                                    .a = {logits, false, STEP * ld, 1},
-                                   .b = {wte, true, C, 1},
+                                   .b = ISA_NAME(weights)(device, wte, C, 1),
                                    .c = dx + row * C,
                                    .c_real = true,
                                    .c_row = C});

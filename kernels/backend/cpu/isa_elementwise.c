@@ -1,6 +1,6 @@
 /*
- * What is not a product: embeddings, layer norms, AdamW, sums.  Roof: the memory moved.  Measured (Zen 5, one
- * thread): layer norm 77 GB/s where a copy makes 128 (L3), AdamW 54 GB/s where it makes 39 (DRAM).
+ * What is not a product: embeddings, layer norms, sums.  Roof: the memory moved.  Measured (Zen 5, one
+ * thread): layer norm 77 GB/s where a copy makes 128 (L3).
  *
  * Reductions over rows are taken in chunks of fixed size whose partial sums are added in order.
  */
@@ -273,67 +273,4 @@ void ISA_NAME(sum_squares)(struct device *device, double *sum, const real *x, si
     *sum = 0;
     for (long i = 0; i < units; i++)
         *sum += s.partial[i];
-}
-
-struct adamw_job {
-    float *p, *m, *v;
-    const float *g;
-    const struct segment *segments;
-    long n;
-    float rate, rest1, beta1, rest2, beta2, eps, shrink, grad_scale, v_scale;
-};
-
-static void adamw_run(const struct adamw_job *a, long i, long end, float keep)
-{
-    for (; i < end; i += VW) {
-        long n = end - i;
-        vf g = load_n(a->g + i, n) * a->grad_scale;
-        vf m = load_n(a->m + i, n) * a->beta1 + g * a->rest1;
-        vf v = load_n(a->v + i, n) * a->beta2 + g * g * a->rest2;
-
-        store_n(a->m + i, m, n);
-        store_n(a->v + i, v, n);
-        store_n(a->p + i, load_n(a->p + i, n) * keep - a->rate * m / (vsqrt(v * a->v_scale) + a->eps), n);
-    }
-}
-
-static void adamw_unit(void *arg, long unit, int thread)
-{
-    const struct adamw_job *a = arg;
-    const struct segment *s = a->segments;
-    long i = unit * ELEMENTS_A_UNIT, end = least(i + ELEMENTS_A_UNIT, a->n);
-
-    (void) thread;
-    for (; i < end; s++) {
-        long stop = least((long) s->end, end);
-
-        if (stop > i) {
-            adamw_run(a, i, stop, s->decays ? a->shrink : 1);
-            i = stop;
-        }
-    }
-}
-
-void ISA_NAME(adamw)(struct device *device, real *p, const real *g, real *m, real *v, size_t n,
-                     const struct segment *segments, int count, const struct adamw *c, const struct update *u)
-{
-    struct adamw_job a = {.p = p,
-                          .m = m,
-                          .v = v,
-                          .g = g,
-                          .segments = segments,
-                          .n = (long) n,
-                          .rate = (float) (u->learning_rate / u->correction1),
-                          .v_scale = (float) (1 / u->correction2),
-                          .beta1 = (float) c->beta1,
-                          .rest1 = (float) (1 - c->beta1),
-                          .beta2 = (float) c->beta2,
-                          .rest2 = (float) (1 - c->beta2),
-                          .eps = (float) c->eps,
-                          .shrink = (float) (1 - u->learning_rate * c->decay),
-                          .grad_scale = (float) update_grad_scale(u, c->grad_clip)};
-
-    (void) count;
-    if (!isnan(a.grad_scale))
-        pool_run(device->pool, (a.n + ELEMENTS_A_UNIT - 1) / ELEMENTS_A_UNIT, adamw_unit, &a);
 }
