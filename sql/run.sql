@@ -85,7 +85,7 @@ SELECT tlaw_train('run_text');
 ROLLBACK;
 DO $$
 BEGIN
-    PERFORM tlaw_train('run_text', d_model => 8192, n_layer => 200);
+    PERFORM tlaw_train('run_text', d_model => 8192, n_layer => 200, "precision" => 'float32');
 EXCEPTION WHEN configuration_limit_exceeded THEN
     RAISE WARNING '%', regexp_replace(SQLERRM, '[0-9]+ MB$', 'so many MB');
 END
