@@ -12,7 +12,11 @@ elif command -v sudo >/dev/null; then
 else
     as_root=nobody
 fi
-refresh() { [ "$as_root" = nobody ] || $as_root apt-get update -qq; }
+fresh=
+refresh() {
+    [ "$as_root" = nobody ] || [ -n "$fresh" ] || $as_root apt-get update -qq
+    fresh=1
+}
 
 if bin=$("${PG_CONFIG:-pg_config}" --bindir 2>/dev/null); then
     case $bin in

@@ -223,26 +223,9 @@ real *cpu_alloc_weights(struct device *device, size_t n)
     return weights->at;
 }
 
-/* The block that an address lies in, by the link to it, or the NULL at the end. */
-static struct weights **find_weights(struct device *device, const void *at)
-{
-    struct weights **link = &device->weights;
-
-    while (*link && !((const real *) at >= (*link)->at && (const real *) at < (*link)->at + (*link)->n))
-        link = &(*link)->next;
-    return link;
-}
-
-void *cpu_weights_copy(struct device *device, const real *w)
-{
-    const struct weights *block = *find_weights(device, w);
-
-    return block ? block->copy + (w - block->at) : NULL;
-}
-
 void cpu_free(struct device *device, void *memory)
 {
-    struct weights **link = find_weights(device, memory), *block = *link;
+    struct weights **link = weights_find(&device->weights, memory), *block = *link;
 
     if (block) {
         *link = block->next;

@@ -10,7 +10,7 @@
 #ifndef TLAW_CPU_H
 #define TLAW_CPU_H
 
-#include "../backend.h"
+#include "../weights.h"
 
 /*
  * NULL when this machine or this build has not got it.  isa: "portable", "neon", "avx2", "avx512", "amx". The
@@ -36,17 +36,9 @@ void pool_run(struct pool *, long units, void (*unit)(void *arg, long i, int thr
 /* ---- cpu.c: the device ---- */
 enum scratch { SCRATCH_PACKED, SCRATCH_COLUMNS, SCRATCH_LOGITS, SCRATCH_PARTIAL, SCRATCH_COUNT };
 
-/* Weights of a bf16 backend, and what its products read: n elements each, rounded to nearest even. */
-struct weights {
-    real *at;
-    uint16_t *copy;
-    size_t n;
-    struct weights *next;
-};
-
 struct device {
     struct pool *pool;
-    struct weights *weights;
+    struct weights *weights; /* of a bf16 backend */
     struct buffer {
         void *memory;
         size_t size;
@@ -66,8 +58,6 @@ void cpu_set_threads(struct device *, int threads);
 void *cpu_alloc(struct device *, size_t bytes);
 /* Weights with a copy: the caller keeps it as it changes them. */
 real *cpu_alloc_weights(struct device *, size_t n);
-/* The copy of these weights; NULL when they are not in a block of cpu_alloc_weights. */
-void *cpu_weights_copy(struct device *, const real *w);
 void cpu_free(struct device *, void *);
 void cpu_copy(struct device *, void *to, const void *from, size_t bytes);
 void cpu_zero(struct device *, void *, size_t bytes);

@@ -133,23 +133,10 @@ static void forward_unit(void *arg, long unit, int thread)
     tile_release();
 }
 
-static struct attention shape_of(struct device *device, const act_t *qkv, int T, int C, int H)
-{
-    return (struct attention){.device = device,
-                              .qkv = qkv,
-                              .T = T,
-                              .C = C,
-                              .H = H,
-                              .D = C / H,
-                              .d_cells = round_up(steps(C / H), TILE_CELLS),
-                              .scale = 1.0f / sqrtf((float) (C / H)),
-                              .exp_scale = EXP_SCALE / sqrtf((float) (C / H))};
-}
-
 void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const act *qkv, int B, int T,
                                  int C, int H)
 {
-    struct attention w = shape_of(device, qkv, T, C, H);
+    struct attention w = attention_shape(device, qkv, T, C, H, round_up(steps(C / H), TILE_CELLS));
 
     w.y = y;
     w.lse = lse;
@@ -281,7 +268,7 @@ static void backward_unit(void *arg, long unit, int thread)
 void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *dy, const act *y,
                                   const real *lse, const act *qkv, int B, int T, int C, int H)
 {
-    struct attention w = shape_of(device, qkv, T, C, H);
+    struct attention w = attention_shape(device, qkv, T, C, H, round_up(steps(C / H), TILE_CELLS));
 
     w.dy = dy;
     w.y_in = y;

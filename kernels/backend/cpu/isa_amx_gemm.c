@@ -89,6 +89,7 @@ static void finish_sums(const struct product *p, const float *sums, long row, lo
         CASE(1, .c_real = true)
         CASE(2, .bias = true)
         CASE(3, .c_real = true, .bias = true)
+        CASE(4, .gelu = true)
         CASE(6, .bias = true, .gelu = true)
         CASE(8, .slope = true)
         CASE(17, .c_real = true, .accumulate = true)

@@ -136,18 +136,10 @@ static void forward_unit(void *arg, long unit, int thread)
 void ISA_NAME(attention_forward)(struct device *device, act *y, real *lse, const act *qkv, int B, int T,
                                  int C, int H)
 {
-    struct attention w = {.device = device,
-                          .qkv = qkv,
-                          .y = y,
-                          .lse = lse,
-                          .T = T,
-                          .C = C,
-                          .H = H,
-                          .D = C / H,
-                          .d_cells = steps(C / H),
-                          .scale = 1.0f / sqrtf((float) (C / H)),
-                          .exp_scale = EXP_SCALE / sqrtf((float) (C / H))};
+    struct attention w = attention_shape(device, qkv, T, C, H, steps(C / H));
 
+    w.y = y;
+    w.lse = lse;
     pool_run(device->pool, (long) B * H, forward_unit, &w);
 }
 
@@ -301,19 +293,11 @@ static void backward_unit(void *arg, long unit, int thread)
 void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *dy, const act *y,
                                   const real *lse, const act *qkv, int B, int T, int C, int H)
 {
-    struct attention w = {.device = device,
-                          .qkv = qkv,
-                          .dy = dy,
-                          .y_in = y,
-                          .lse_in = lse,
-                          .dqkv = dqkv,
-                          .T = T,
-                          .C = C,
-                          .H = H,
-                          .D = C / H,
-                          .d_cells = steps(C / H),
-                          .scale = 1.0f / sqrtf((float) (C / H)),
-                          .exp_scale = EXP_SCALE / sqrtf((float) (C / H))};
+    struct attention w = attention_shape(device, qkv, T, C, H, steps(C / H));
 
+    w.dy = dy;
+    w.y_in = y;
+    w.lse_in = lse;
+    w.dqkv = dqkv;
     pool_run(device->pool, (long) B * H, backward_unit, &w);
 }

@@ -19,6 +19,20 @@ struct attention {
     float exp_scale; /* the same for vexp_act */
 };
 
+static inline struct attention attention_shape(struct device *device, const act_t *qkv, int T, int C, int H,
+                                               long d_cells)
+{
+    return (struct attention){.device = device,
+                              .qkv = qkv,
+                              .T = T,
+                              .C = C,
+                              .H = H,
+                              .D = C / H,
+                              .d_cells = d_cells,
+                              .scale = 1.0f / sqrtf((float) (C / H)),
+                              .exp_scale = EXP_SCALE / sqrtf((float) (C / H))};
+}
+
 /* Two consecutive rows of floats of a tile (two times VW lanes) as cells, or one row where STEP is 1. */
 inline_always void store_cells(cell *to, vf x[2], vf next[2])
 {

@@ -165,12 +165,16 @@ inline_always void finish_rows(const struct product *p, struct epilogue e, const
             }
 }
 
-/* GELU of whole rows, two at a time; a last one by itself twice. */
+/* GELU of whole rows, with or without a bias, two at a time; a last one by itself twice. */
 static void finish_gelu(const struct product *p, const struct tile *t)
 {
     const struct product own = *p; /* that no store can change */
-    const vf bias[2] = {load(own.bias + t->column), load(own.bias + t->column + VW)};
+    vf bias[2] = {{0}};
 
+    if (own.bias) {
+        bias[0] = load(own.bias + t->column);
+        bias[1] = load(own.bias + t->column + VW);
+    }
     for (long i = t->first; i < t->end; i += 2) {
         const long rows[2] = {i, least(i + 1, t->end - 1)};
         vf x[4], slope[4];
@@ -193,7 +197,7 @@ static void finish_sums(const struct product *p, const struct tile *t)
 {
     long columns = least(p->N - t->column, NR);
 
-    if (columns == NR && p->gelu && p->bias && !p->c_real)
+    if (columns == NR && p->gelu && !p->c_real)
         finish_gelu(p, t);
     else
         finish_rows(p, (struct epilogue){p->c_real, p->bias, p->gelu, p->slope, p->accumulate}, t, columns);

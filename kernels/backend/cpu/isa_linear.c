@@ -9,9 +9,7 @@
 
 #define FEW_ROWS 4
 
-/* ---- few rows: float32 arithmetic on the weights, or their copy, where they are; the roof is the memory
- * that holds them
- * ---- */
+/* ---- few rows: float32 arithmetic on the weights (their copy in bf16) where they are ---- */
 struct few {
     const act_t *x;
     struct matrix w;

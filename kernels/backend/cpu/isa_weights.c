@@ -13,10 +13,10 @@ real *ISA_NAME(alloc_weights)(struct device *device, size_t n)
     return STEP == 2 ? cpu_alloc_weights(device, n) : cpu_alloc(device, n * sizeof(real));
 }
 
-/* The copy of weights, NULL where they have none. */
+/* The copy of weights; NULL where they have none. */
 static act_t *copy_of(struct device *device, const float *w)
 {
-    return STEP == 2 ? cpu_weights_copy(device, w) : NULL;
+    return STEP == 2 ? (void *) weights_find_copy(device->weights, w) : NULL;
 }
 
 struct matrix ISA_NAME(weights)(struct device *device, const float *w, long row, long col)

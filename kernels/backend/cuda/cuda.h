@@ -15,6 +15,7 @@
 #define TLAW_CUDA_H
 
 extern "C" {
+#include "../weights.h"
 #include "library.h"
 }
 
@@ -45,14 +46,6 @@ struct scratch_memory {
 };
 
 struct plan; /* a cuBLASLt product: product.cu */
-
-/* Weights with their bf16 copy, which upload and adamw keep up to date. */
-struct weights {
-    real *at;
-    size_t n;
-    bf16 *copy;
-    struct weights *next;
-};
 
 /* A download that has begun. */
 #define LANDINGS 2

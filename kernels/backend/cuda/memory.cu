@@ -160,7 +160,7 @@ template <> real *alloc_weights<bf16>(struct device *device, size_t n)
         return NULL;
     weights->n = n;
     weights->at = (real *) alloc(device, n * sizeof(real));
-    weights->copy = weights->at ? (bf16 *) alloc(device, n * sizeof(bf16)) : NULL;
+    weights->copy = weights->at ? (uint16_t *) alloc(device, n * sizeof(bf16)) : NULL;
     if (!weights->copy) {
         free_memory(device, weights->at);
         free(weights);
@@ -171,26 +171,14 @@ template <> real *alloc_weights<bf16>(struct device *device, size_t n)
     return weights->at;
 }
 
-/* The block that an address lies in, by the link to it, or the NULL at the end. */
-static struct weights **find_weights(struct device *device, const void *at)
-{
-    struct weights **link = &device->weights;
-
-    while (*link && !((const real *) at >= (*link)->at && (const real *) at < (*link)->at + (*link)->n))
-        link = &(*link)->next;
-    return link;
-}
-
 bf16 *weights_copy(struct device *device, const real *w)
 {
-    const struct weights *block = *find_weights(device, w);
-
-    return block ? block->copy + (w - block->at) : NULL;
+    return (bf16 *) weights_find_copy(device->weights, w);
 }
 
 void free_memory(struct device *device, void *memory)
 {
-    struct weights **link = find_weights(device, memory), *block = *link;
+    struct weights **link = weights_find(&device->weights, memory), *block = *link;
     std::lock_guard<std::mutex> turn(whole_device);
 
     if (block) {
