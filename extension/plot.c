@@ -130,21 +130,52 @@ static int series_of(struct plot *plot, const char *name)
     return plot->n_names++;
 }
 
-/* "n_params = 10M": counts are shortened where nothing is lost. */
-static const char *series_name(const char *column, const char *value)
+/* 5k beside 10k, but 5000 where nothing reaches 10,000; as ticks otherwise. */
+static const char *count_label(double value, double largest, int digits)
 {
-    enum quantity_kind kind = quantity_named(column).kind;
     char number[40];
-    size_t digits = value ? strlen(value) : 0;
 
-    if (value == NULL)
-        return utf8(psprintf("%s = NULL", column));
-    while (digits > 0 && value[digits - 1] == '0')
-        digits--;
-    if (digits > 3 || (kind != DATA && kind != PARAMETERS))
-        return utf8(psprintf("%s = %s", column, value));
-    tlaw_svg_number(strtod(value, NULL), 3, number, sizeof(number));
-    return psprintf("%s = %s", utf8(column), number);
+    if (largest >= 1e4 && value >= 1e3 && value < 1e4)
+        return psprintf("%.*gk", digits, value / 1e3);
+    tlaw_svg_number(value, digits, number, sizeof(number));
+    return pstrdup(number);
+}
+
+/* Labels of the series' values, which are counts, to so many digits; false where two are alike. */
+static bool label_counts(const struct plot *plot, int digits, const char **labels)
+{
+    double largest = 0;
+    bool apart = true;
+    int i, k;
+
+    for (i = 0; i < plot->n_names; i++)
+        largest = fmax(largest, strtod(plot->names[i], NULL)); /* 0 for "NULL" */
+    for (i = 0; i < plot->n_names; i++) {
+        labels[i] = strcmp(plot->names[i], "NULL") == 0
+                        ? "NULL"
+                        : count_label(strtod(plot->names[i], NULL), largest, digits);
+        for (k = 0; k < i; k++)
+            apart = apart && strcmp(labels[k], labels[i]) != 0;
+    }
+    return apart;
+}
+
+/* What the legend calls the series, so far named by their values: "n_params = 10M".  Counts are all shortened
+ * alike, to three digits or as many as tell them apart. */
+static void name_series(struct plot *plot)
+{
+    const char *labels[TLAW_SVG_STYLES];
+    bool counts = quantity_named(plot->by).kind == DATA || quantity_named(plot->by).kind == PARAMETERS ||
+                  strcmp(plot->by, "tokens_seen") == 0 || strcmp(plot->by, "flops") == 0;
+    int digits = 3, i;
+
+    while (counts && digits < 17 && !label_counts(plot, digits, labels))
+        digits++;
+    for (i = 0; i < plot->n_names; i++) {
+        const char *label = counts ? labels[i] : utf8(plot->names[i]);
+
+        plot->names[i] = MemoryContextStrdup(plot->context, psprintf("%s = %s", utf8(plot->by), label));
+    }
 }
 
 static void check_row_count(void)
@@ -170,14 +201,15 @@ static void read_rows(struct plot *plot, const char *sql)
         TupleDesc descriptor = SPI_tuptable->tupdesc;
         struct row *row = &plot->rows[plot->n_rows++];
         double se = number_at(tuple, descriptor, 3);
+        const char *value;
         bool null;
 
         row->x = number_at(tuple, descriptor, 1);
         row->y = number_at(tuple, descriptor, 2);
         row->low = row->y - se;
         row->high = row->y + se;
-        row->series =
-            plot->by == NULL ? 0 : series_of(plot, series_name(plot->by, SPI_getvalue(tuple, descriptor, 4)));
+        value = SPI_getvalue(tuple, descriptor, 4);
+        row->series = plot->by == NULL ? 0 : series_of(plot, value ? value : "NULL");
         row->run_id = DatumGetInt64(SPI_getbinval(tuple, descriptor, 5, &null));
         row->setting = DatumGetInt64(SPI_getbinval(tuple, descriptor, 6, &null));
         row->subset_seed = DatumGetInt64(SPI_getbinval(tuple, descriptor, 7, &null));
@@ -185,6 +217,8 @@ static void read_rows(struct plot *plot, const char *sql)
     }
     if (plot->by == NULL)
         plot->n_names = 1;
+    else
+        name_series(plot);
 }
 
 /* Error that says why a study has nothing to plot. */

@@ -55,6 +55,14 @@ SELECT count(tlaw_record_run('plot grid', n_params => n, train_tokens => d, flop
 SELECT marks(tlaw_plot('plot grid', 'flops'), 'point') AS markers, marks(tlaw_plot('plot grid', 'flops'), 'line') AS lines,
        legend(tlaw_plot('plot grid', 'flops')) AS legend;
 SELECT legend(tlaw_plot('plot grid', 'flops', by => 'n_params'));
+-- counts of one legend are shortened alike, as far as that tells them apart
+SELECT count(tlaw_record_run('plot counts', train_tokens => d, n_params => n, seed => 12345, test_loss => 2))
+  FROM unnest('{1e6, 1e7}'::float8[]) n, unnest('{2500, 10000, 24183, 141421, 2e6}'::float8[]) d;
+SELECT count(tlaw_record_run('plot close', train_tokens => d, test_loss => 2)) FROM unnest('{9000, 24181, 24183}'::float8[]) d;
+SELECT count(tlaw_record_run('plot small', train_tokens => d, test_loss => 2)) FROM unnest('{90, 2418}'::float8[]) d;
+SELECT regexp_replace(legend(tlaw_plot('plot ' || s, x, 'test_loss', b)), ': no law[^\n]*', '', 'g') AS series
+  FROM (VALUES ('counts', 'n_params', 'train_tokens'), ('counts', 'n_params', 'flops'), ('counts', 'n_params', 'seed'),
+               ('close', 'train_tokens', 'train_tokens'), ('small', 'train_tokens', 'train_tokens')) v(s, x, b);
 SELECT legend(tlaw_plot('plot grid', 'train_tokens', dimension => 8));
 SELECT legend(tlaw_plot('plot grid', 'n_params', by => 'train_tokens', dimension => 8)) LIKE '%theory: α ≥ 0.250 (dimension 8, smoothness 1)' AS model_scaling;
 
@@ -126,4 +134,4 @@ SELECT tlaw_plot('plot grid');
 SELECT tlaw_plot_query('SELECT run_id, train_tokens FROM tlaw_run');
 RESET ROLE;
 DROP ROLE plot_stranger;
-SELECT count(tlaw_drop_run(run_id)) FROM tlaw_runs WHERE study LIKE 'plot %';
+SELECT sum(tlaw_drop_study(study)) FROM (SELECT DISTINCT study FROM tlaw_runs WHERE study LIKE 'plot %') s;
