@@ -159,6 +159,7 @@ CREATE TABLE @extschema@.tlaw_fit_record (
     uncertainty text NOT NULL, level float8 NOT NULL, draws int8 NOT NULL, seed int8 NOT NULL,
     start float8[], max_iterations int8,                -- where given
     n int8 NOT NULL, clusters int8 NOT NULL, rows_sha256 bytea NOT NULL,
+    smallest float8[] NOT NULL, largest float8[] NOT NULL,  -- of each variable, then of n_params * n_tokens
     params text[] NOT NULL,                             -- names; ln_...: the logarithm is stored
     parameters float8[], se float8[], low float8[], high float8[],
     covariance float8[],                                -- row by row
@@ -177,7 +178,7 @@ CREATE TABLE @extschema@.tlaw_fit_record (
 COMMENT ON TABLE @extschema@.tlaw_fit_record IS 'fits, a row each; read the view tlaw_fits';
 
 CREATE VIEW @extschema@.tlaw_fits WITH (security_barrier) AS
-SELECT f.fit_id, f.study, f.source, f.form, f.x, f.y, f.n, f.clusters, f.cluster, f.loss, f.delta, f.weights,
+SELECT f.fit_id, f.study, f.source, f.form, f.x, f.y, f.n, f.clusters, f.cluster, f.smallest, f.largest, f.loss, f.delta, f.weights,
        f.params, f.parameters, f.se, f.low, f.high, f.level, f.uncertainty, f.covariance, f.df, f.noise,
        f.converged, f.at_bound, f.objective, f.gradient_norm, f.relative_offset, f.iterations, f.starts,
        f.starts_reached, f.second_objective, f.second_distance, f.irreducible_p, f.curvature_p, f.alpha_dropped,
@@ -200,20 +201,24 @@ CREATE FUNCTION @extschema@.tlaw_fit(source text, x text DEFAULT NULL, forms tex
 COMMENT ON FUNCTION @extschema@.tlaw_fit IS
     'fits forms of scaling laws to a study''s finished runs (n_tokens: tokens_seen, else train_tokens) or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap. alpha_low, alpha_high: interval at the level (0.95); alpha_dropped: alpha without the smallest size; curvature_p: of no quadratic term in the logarithms that the form lacks; converged: a minimum was reached; what the rows do not identify is NULL all the same';
 
+CREATE FUNCTION @extschema@.tlaw_drop_fit(fit int8) RETURNS void
+    AS 'MODULE_PATHNAME', 'tlaw_drop_fit' LANGUAGE c VOLATILE STRICT;
+COMMENT ON FUNCTION @extschema@.tlaw_drop_fit IS 'drops a fit that tlaw_fit kept';
+
 CREATE FUNCTION @extschema@.tlaw_predict(fit int8, n_params float8 DEFAULT NULL, n_tokens float8 DEFAULT NULL,
     unique_tokens float8 DEFAULT NULL, x float8 DEFAULT NULL, OUT loss float8, OUT loss_se float8, OUT low float8,
-    OUT high float8, OUT run_low float8, OUT run_high float8)
+    OUT high float8, OUT run_low float8, OUT run_high float8, OUT extrapolation float8)
     AS 'MODULE_PATHNAME', 'tlaw_predict' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_predict IS
-    'loss that a fit predicts; low, high: interval of the law (delta method), run_low, run_high: of one new run';
+    'loss that a fit predicts; low, high: interval of the law (delta method), run_low, run_high: of one new run; extrapolation: how many times beyond the fitted runs this is, above or below, in n_params, n_tokens or n_params * n_tokens, whichever is most; 1: within them';
 
 CREATE FUNCTION @extschema@.tlaw_compute_optimal(fit int8, flops float8, OUT n_params float8,
     OUT n_params_low float8, OUT n_params_high float8, OUT n_tokens float8, OUT n_tokens_low float8,
     OUT n_tokens_high float8, OUT tokens_per_param float8, OUT tokens_per_param_low float8,
-    OUT tokens_per_param_high float8, OUT loss float8, OUT loss_low float8, OUT loss_high float8)
+    OUT tokens_per_param_high float8, OUT loss float8, OUT loss_low float8, OUT loss_high float8, OUT extrapolation float8)
     AS 'MODULE_PATHNAME', 'tlaw_compute_optimal' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_compute_optimal IS
-    'the n_params and n_tokens of least loss for 6 n_params n_tokens = flops; intervals from the fit''s bootstrap draws, else by the delta method';
+    'the n_params and n_tokens of least loss for 6 n_params n_tokens = flops; intervals from the fit''s bootstrap draws, else by the delta method; extrapolation: as of tlaw_predict, a notice says so above 10';
 
 CREATE FUNCTION @extschema@.tlaw_joint_region(fit int8, first text DEFAULT 'a', second text DEFAULT 'alpha',
     points float8 DEFAULT 64) RETURNS TABLE (first_value float8, second_value float8)

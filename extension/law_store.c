@@ -9,6 +9,8 @@
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 
+PG_FUNCTION_INFO_V1(tlaw_drop_fit);
+
 enum { MOST = 48 };
 
 /* Columns of an INSERT, collected one by one. */
@@ -107,6 +109,8 @@ static void put_fit(struct columns *columns, const struct tlaw_fit *fit)
     put_text(columns, "form", info->name);
     put_count(columns, "n", (int64) fit->n);
     put_count(columns, "clusters", fit->n_clusters);
+    put_numbers(columns, "smallest", fit->extents.smallest, tlaw_extent_count(fit->form), false);
+    put_numbers(columns, "largest", fit->extents.largest, tlaw_extent_count(fit->form), false);
     put(columns, "params", TEXTARRAYOID, tlaw_text_array(info->params, p), false);
     put_numbers(columns, "parameters", fit->natural, p, !fit->fitted);
     put_numbers(columns, "se", fit->se, p, !fit->fitted);
@@ -219,6 +223,12 @@ static void load_draws(MemoryContext context, int n_params, double (**draws)[TLA
         memcpy((*draws)[d], numbers + d * n_params, sizeof(double) * n_params);
 }
 
+static void no_such_fit(int64 fit_id)
+{
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("fit: there is no fit " INT64_FORMAT, fit_id),
+                    errhint("The view tlaw_fits lists yours.")));
+}
+
 void law_load(int64 fit_id, struct tlaw_fit *fit, double (**draws)[TLAW_MAX_PARAMS], int *n_draws,
               struct law_request *request)
 {
@@ -233,9 +243,7 @@ void law_load(int64 fit_id, struct tlaw_fit *fit, double (**draws)[TLAW_MAX_PARA
     if (tlaw_execute(SPI_OK_SELECT,
                      "SELECT owner::text AS owner_name, * FROM @.tlaw_fit_record WHERE fit_id = $1", 1, &type,
                      &value, NULL) == 0)
-        ereport(ERROR,
-                (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("fit: there is no fit " INT64_FORMAT, fit_id),
-                 errhint("The view tlaw_fits lists yours.")));
+        no_such_fit(fit_id);
     tlaw_require_owner(text_column("owner_name", context), "fit", psprintf(INT64_FORMAT, fit_id));
     memset(fit, 0, sizeof(*fit));
     fit->form = law_form_argument("form", text_column("form", context));
@@ -245,6 +253,8 @@ void law_load(int64 fit_id, struct tlaw_fit *fit, double (**draws)[TLAW_MAX_PARA
     copy_numbers("se", fit->se, p);
     copy_numbers("low", fit->low, p);
     copy_numbers("high", fit->high, p);
+    copy_numbers("smallest", fit->extents.smallest, tlaw_extent_count(fit->form));
+    copy_numbers("largest", fit->extents.largest, tlaw_extent_count(fit->form));
     fit->df = number_column("df");
     fit->noise = number_column("noise");
     fit->level = number_column("level");
@@ -259,6 +269,27 @@ void law_load(int64 fit_id, struct tlaw_fit *fit, double (**draws)[TLAW_MAX_PARA
         request->cluster = text_column("cluster", context);
     }
     tlaw_end(&session);
+}
+
+/* (fit) */
+Datum tlaw_drop_fit(PG_FUNCTION_ARGS)
+{
+    int64 fit_id = PG_GETARG_INT64(0);
+    Oid type = INT8OID;
+    Datum value = Int64GetDatum(fit_id);
+    struct tlaw_session session;
+    bool is_null;
+
+    PreventCommandIfReadOnly("tlaw_drop_fit()");
+    tlaw_begin(&session);
+    if (tlaw_execute(SPI_OK_DELETE_RETURNING,
+                     "DELETE FROM @.tlaw_fit_record WHERE fit_id = $1 RETURNING owner::text AS owner_name", 1,
+                     &type, &value, NULL) == 0)
+        no_such_fit(fit_id);
+    tlaw_require_owner(TextDatumGetCString(column("owner_name", &is_null)), "fit",
+                       psprintf(INT64_FORMAT, fit_id));
+    tlaw_end(&session);
+    PG_RETURN_VOID();
 }
 
 void law_variables(FunctionCallInfo fcinfo, int i, enum tlaw_form form, double *variables)

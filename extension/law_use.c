@@ -11,6 +11,8 @@
 #include "../kernels/stats/distributions.h"
 #include "../kernels/stats/fit_use.h"
 
+#define FAR 10 /* times beyond the fitted runs: a prediction says so */
+
 PG_FUNCTION_INFO_V1(tlaw_predict);
 PG_FUNCTION_INFO_V1(tlaw_compute_optimal);
 PG_FUNCTION_INFO_V1(tlaw_joint_region);
@@ -33,20 +35,43 @@ static Datum numbers_row(FunctionCallInfo fcinfo, const double *numbers, int n)
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor), values, nulls));
 }
 
-/* A fit that stopped short of a minimum predicts nothing: said once for each fit and call in a query. */
-static void warn_unconverged(FunctionCallInfo fcinfo, int64 fit_id, const struct tlaw_fit *fit)
+/* Whether a fit is the first that this call in a query asks it of: what is said of fits is said once.  place:
+ * 0 or 1, one for each thing that is said. */
+static bool first_time(FunctionCallInfo fcinfo, int64 fit_id, int place)
 {
     int64 *said = fcinfo->flinfo->fn_extra;
 
-    if (fit->converged || (said && *said == fit_id))
-        return;
     if (!said)
-        said = fcinfo->flinfo->fn_extra = MemoryContextAlloc(fcinfo->flinfo->fn_mcxt, sizeof(*said));
-    *said = fit_id;
-    ereport(WARNING,
-            (errmsg("fit: %s has not converged, its predictions cannot be trusted",
+        said = fcinfo->flinfo->fn_extra = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, 2 * sizeof(*said));
+    if (said[place] == fit_id)
+        return false;
+    said[place] = fit_id;
+    return true;
+}
+
+/* A fit that stopped short of a minimum predicts nothing. */
+static void warn_unconverged(FunctionCallInfo fcinfo, int64 fit_id, const struct tlaw_fit *fit)
+{
+    if (!fit->converged && first_time(fcinfo, fit_id, 0))
+        ereport(WARNING,
+                (errmsg("fit: %s has not converged, its predictions cannot be trusted",
+                        tlaw_form_info(fit->form)->name),
+                 errhint("The message in tlaw_fits says why; more sizes, or a simpler form, may help.")));
+}
+
+/* How far beyond the fitted runs the variables are; far: no interval holds the doubt about the form. */
+static double extrapolation(FunctionCallInfo fcinfo, const struct tlaw_fit *fit, const double *variables)
+{
+    double times = tlaw_fit_extrapolation(fit, variables);
+
+    if (times > FAR && first_time(fcinfo, PG_GETARG_INT64(0), 1))
+        ereport(
+            NOTICE,
+            (errmsg("fit: %.0f times beyond the runs that %s was fitted to", times,
                     tlaw_form_info(fit->form)->name),
-             errhint("The message in tlaw_fits says why; more sizes, or a simpler form, may help.")));
+             errdetail("The interval holds as long as the law does, which runs of that size alone can show."),
+             errhint("tlaw_holdout says how well it foretold the largest of these runs.")));
+    return times;
 }
 
 static void load_fit_argument(FunctionCallInfo fcinfo, struct tlaw_fit *fit,
@@ -74,8 +99,9 @@ Datum tlaw_predict(PG_FUNCTION_ARGS)
     tlaw_fit_predict(&fit, variables, &prediction);
     return numbers_row(fcinfo,
                        (double[]){prediction.loss, prediction.se, prediction.low, prediction.high,
-                                  prediction.run_low, prediction.run_high},
-                       6);
+                                  prediction.run_low, prediction.run_high,
+                                  extrapolation(fcinfo, &fit, variables)},
+                       7);
 }
 
 /* (fit, flops) */
@@ -84,10 +110,9 @@ Datum tlaw_compute_optimal(PG_FUNCTION_ARGS)
     struct tlaw_fit fit;
     struct tlaw_optimum o;
     struct tlaw_host host;
-    double(*draws)[TLAW_MAX_PARAMS], flops;
+    double(*draws)[TLAW_MAX_PARAMS], flops, beyond = NAN;
     int n_draws;
     MemoryContext context;
-    Datum result;
 
     load_fit_argument(fcinfo, &fit, &draws, &n_draws, NULL);
     tlaw_not_null(fcinfo, 1, "flops");
@@ -104,14 +129,16 @@ Datum tlaw_compute_optimal(PG_FUNCTION_ARGS)
                          errdetail("No loss is least between one parameter and one token, or a parameter "
                                    "of %s is not identified.",
                                    tlaw_form_info(fit.form)->name)));
+    else
+        beyond =
+            extrapolation(fcinfo, &fit, (double[]){o.n_params.value, o.n_tokens.value, o.n_tokens.value});
     MemoryContextDelete(context);
-    result = numbers_row(fcinfo,
-                         (double[]){o.n_params.value, o.n_params.low, o.n_params.high, o.n_tokens.value,
-                                    o.n_tokens.low, o.n_tokens.high, o.tokens_per_param.value,
-                                    o.tokens_per_param.low, o.tokens_per_param.high, o.loss.value, o.loss.low,
-                                    o.loss.high},
-                         12);
-    PG_RETURN_DATUM(result);
+    return numbers_row(fcinfo,
+                       (double[]){o.n_params.value, o.n_params.low, o.n_params.high, o.n_tokens.value,
+                                  o.n_tokens.low, o.n_tokens.high, o.tokens_per_param.value,
+                                  o.tokens_per_param.low, o.tokens_per_param.high, o.loss.value, o.loss.low,
+                                  o.loss.high, beyond},
+                       13);
 }
 
 /* Index of a parameter by its stored or its shown name. */

@@ -88,6 +88,11 @@ SELECT tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}', uncertainty =>
 SELECT max(fit_id) AS fit FROM tlaw_fits WHERE form = 'chinchilla' AND converged \gset
 SELECT round(loss::numeric, 2) AS loss, low < loss AND loss < high AND run_low < low AND high < run_high AS nested
   FROM tlaw_predict(:fit, 1e8, 1e10);
+-- beyond the runs: in a variable, or in their product; far beyond is said once a call
+SELECT smallest, largest FROM tlaw_fits WHERE fit_id = :fit;
+SELECT p.n_params, p.n_tokens, round(extrapolation::numeric, 3) AS extrapolation
+  FROM (VALUES (1e7, 1e10), (2e9, 1e9), (5e8, 5e10), (1e5, 1e10), (1e12, 1e10), (1e13, 1e10)) p(n_params, n_tokens), tlaw_predict(:fit, p.n_params, p.n_tokens);
+SELECT round(extrapolation::numeric, 2) AS extrapolation FROM tlaw_compute_optimal(:fit, 6e21);
 SELECT abs(n_params * n_tokens * 6 / 1e20 - 1) < 1e-9 AS on_budget, n_params_low < n_params AND n_params < n_params_high AS ok
   FROM tlaw_compute_optimal(:fit, 1e20);
 SELECT fit_id AS growing FROM tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}',

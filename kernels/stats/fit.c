@@ -147,6 +147,40 @@ static void set_loss(struct tlaw_data *data, const struct tlaw_fit_options *opti
                                                                                 : INFINITY;
 }
 
+int tlaw_extent_count(enum tlaw_form form)
+{
+    int n = tlaw_form_info(form)->n_variables;
+    return n < 2 ? n : n + 1;
+}
+
+static double extent(enum tlaw_form form, const double *variables, int i)
+{
+    return i < tlaw_form_info(form)->n_variables ? variables[i] : variables[0] * variables[1];
+}
+
+static struct tlaw_extents extents_of(const struct tlaw_row *rows, size_t n, enum tlaw_form form)
+{
+    struct tlaw_extents extents;
+    for (int i = 0; i < TLAW_MAX_EXTENTS; i++)
+        extents.smallest[i] = extents.largest[i] = NAN;
+    for (size_t row = 0; row < n; row++)
+        for (int i = 0; i < tlaw_extent_count(form); i++) {
+            extents.smallest[i] = fmin(extents.smallest[i], extent(form, rows[row].x, i));
+            extents.largest[i] = fmax(extents.largest[i], extent(form, rows[row].x, i));
+        }
+    return extents;
+}
+
+double tlaw_fit_extrapolation(const struct tlaw_fit *fit, const double *variables)
+{
+    double most = 1;
+    for (int i = 0; i < tlaw_extent_count(fit->form); i++) {
+        double at = extent(fit->form, variables, i);
+        most = fmax(most, fmax(at / fit->extents.largest[i], fit->extents.smallest[i] / at));
+    }
+    return most;
+}
+
 struct tlaw_data *tlaw_fit_data(const struct tlaw_host *host, const struct tlaw_row *rows, size_t n,
                                 enum tlaw_form form, const struct tlaw_fit_options *options, char *message)
 {
@@ -157,6 +191,7 @@ struct tlaw_data *tlaw_fit_data(const struct tlaw_host *host, const struct tlaw_
     memset(data, 0, sizeof *data);
     data->form = form;
     data->n = n;
+    data->extents = extents_of(rows, n, form);
     for (size_t i = 0; i < n; i++)
         if (!check_row(info, &rows[i], message))
             return NULL;
@@ -472,6 +507,7 @@ void tlaw_fit_prepared(const struct tlaw_host *host, const struct tlaw_data *dat
     memset(fit, 0, sizeof *fit);
     forget(fit);
     fit->form = data->form;
+    fit->extents = data->extents;
     fit->log_residuals = data->log_residuals;
     fit->delta = data->delta;
     fit->level = options->level;

@@ -35,9 +35,18 @@ struct tlaw_fit_options {
                  * statistic of the profile); else the variance may differ from row to row */
 };
 
+/* Where rows lie: the range of each variable of the form, then of N D where it has both.  NaN without rows.
+ */
+enum { TLAW_MAX_EXTENTS = TLAW_MAX_VARIABLES + 1 };
+struct tlaw_extents {
+    double smallest[TLAW_MAX_EXTENTS], largest[TLAW_MAX_EXTENTS];
+};
+int tlaw_extent_count(enum tlaw_form form);
+
 /* What the rows become: sorted, centred logarithms. */
 struct tlaw_data {
     enum tlaw_form form;
+    struct tlaw_extents extents;
     bool log_residuals;
     double delta;
     size_t n;
@@ -54,6 +63,7 @@ struct tlaw_fit {
     bool log_residuals;
     double delta, level;
     size_t n;
+    struct tlaw_extents extents;
     int n_clusters; /* 0: none given */
     bool fitted;    /* the parameters hold something */
 
@@ -114,6 +124,10 @@ struct tlaw_prediction {
 /* variables: natural units. All NaN where the law or its covariance is not known. */
 void tlaw_fit_predict(const struct tlaw_fit *fit, const double *variables,
                       struct tlaw_prediction *prediction);
+
+/* How many times beyond the fitted rows variables are, above the largest or below the smallest, in whichever
+ * of the extents that is most; 1: within all. */
+double tlaw_fit_extrapolation(const struct tlaw_fit *fit, const double *variables);
 
 /* Appends to fit->message, "; " between reasons. */
 void tlaw_fit_say(char *message, const char *format, ...) __attribute__((format(printf, 2, 3)));
