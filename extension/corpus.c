@@ -310,7 +310,7 @@ static void refuse_used(const char *name)
         ereport(ERROR,
                 (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
                  errmsg("corpus \"%s\" has " INT64_FORMAT " %s", name, runs, runs == 1 ? "run" : "runs"),
-                 errhint("Drop them first with tlaw_drop_run.")));
+                 errhint("Drop them first with tlaw_drop_run or tlaw_drop_study.")));
 }
 
 PG_FUNCTION_INFO_V1(tlaw_drop_corpus);

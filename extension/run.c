@@ -22,6 +22,7 @@ PG_FUNCTION_INFO_V1(tlaw_cancel_run);
 PG_FUNCTION_INFO_V1(tlaw_cancel_study);
 PG_FUNCTION_INFO_V1(tlaw_retry);
 PG_FUNCTION_INFO_V1(tlaw_drop_run);
+PG_FUNCTION_INFO_V1(tlaw_drop_study);
 PG_FUNCTION_INFO_V1(tlaw_record_run);
 
 /* ---- reading ---- */
@@ -157,7 +158,7 @@ Datum tlaw_cancel_study(PG_FUNCTION_ARGS)
     int64 *runs;
 
     tlaw_begin(&session);
-    study_require(TextDatumGetCString(values[0]));
+    study_require(TextDatumGetCString(values[0]), false);
     count = tlaw_execute(SPI_OK_SELECT,
                          "SELECT run_id FROM @.tlaw_run WHERE study = $1 AND status IN ('queued', 'running')"
                          " ORDER BY run_id FOR NO KEY UPDATE",
@@ -211,6 +212,53 @@ Datum tlaw_drop_run(PG_FUNCTION_ARGS)
         wrong_state(run_id, &row, "one that is not running can be dropped; tlaw_cancel stops it");
     execute_on(run_id, SPI_OK_DELETE, "DELETE FROM @.tlaw_run WHERE run_id = $1");
     PG_RETURN_VOID();
+}
+
+/* Error where a worker trains for the study.  Its queued runs are locked, so that none begins to. */
+static void require_idle_study(const char *study)
+{
+    Oid types[] = {TEXTOID};
+    Datum values[] = {CStringGetTextDatum(study)};
+    uint64 n = tlaw_execute(SPI_OK_SELECT,
+                            "SELECT run_id, status FROM @.tlaw_run WHERE study = $1"
+                            " AND status IN ('queued', 'running') ORDER BY run_id FOR UPDATE",
+                            1, types, values, NULL);
+    SPITupleTable *table = SPI_tuptable;
+    uint64 i;
+
+    for (i = 0; i < n; i++) {
+        bool null;
+        int64 run_id = DatumGetInt64(SPI_getbinval(table->vals[i], table->tupdesc, 1, &null));
+
+        if (strcmp(SPI_getvalue(table->vals[i], table->tupdesc, 2), "running") == 0 &&
+            !queue_run_is_idle(run_id))
+            ereport(
+                ERROR,
+                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                 errmsg("run " INT64_FORMAT " of study \"%s\" is running", run_id, study),
+                 errhint(
+                     "tlaw_cancel stops the runs of a study, within a second; tlaw_wait waits for that.")));
+    }
+}
+
+/* A study with all that is of it alone, whoever of its owner's members made it; returns how many runs. */
+Datum tlaw_drop_study(PG_FUNCTION_ARGS)
+{
+    Oid types[] = {TEXTOID};
+    Datum values[] = {PG_GETARG_DATUM(0)};
+    char *study = TextDatumGetCString(values[0]);
+    struct tlaw_session session;
+    uint64 count;
+
+    PreventCommandIfReadOnly("tlaw_drop_study()");
+    tlaw_begin(&session);
+    study_require(study, true);
+    require_idle_study(study);
+    tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_fit_record WHERE study = $1", 1, types, values, NULL);
+    count = tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_run WHERE study = $1", 1, types, values, NULL);
+    tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_study WHERE study = $1", 1, types, values, NULL);
+    tlaw_end(&session);
+    PG_RETURN_INT64((int64) count);
 }
 
 /* ---- recording ---- */
@@ -302,7 +350,8 @@ Datum tlaw_record_run(PG_FUNCTION_ARGS)
                  count, types, values, NULL);
     run_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
     execute_on(run_id, SPI_OK_UPDATE,
-               "UPDATE @.tlaw_run SET epochs = tokens_seen::float8 / train_tokens"
+               "UPDATE @.tlaw_run SET epochs = tokens_seen::float8 / train_tokens,"
+               " flops = coalesce(flops, 6::float8 * n_params * coalesce(tokens_seen, train_tokens))"
                " WHERE run_id = $1");
     tlaw_end(&session);
     PG_RETURN_INT64(run_id);

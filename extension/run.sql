@@ -56,6 +56,11 @@ CREATE FUNCTION @extschema@.tlaw_drop_run(run_id bigint) RETURNS void
     AS 'MODULE_PATHNAME', 'tlaw_drop_run' LANGUAGE c VOLATILE STRICT;
 COMMENT ON FUNCTION @extschema@.tlaw_drop_run IS 'drops a run that is not running, with its losses and checkpoints';
 
+CREATE FUNCTION @extschema@.tlaw_drop_study(study text) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'tlaw_drop_study' LANGUAGE c VOLATILE STRICT;
+COMMENT ON FUNCTION @extschema@.tlaw_drop_study IS
+    'drops a study none of whose runs is running, with its runs, fits and frozen plan, also those that members of its owner made; returns how many runs';
+
 CREATE FUNCTION @extschema@.tlaw_record_run(study text, n_params float8 DEFAULT NULL,
     train_tokens float8 DEFAULT NULL, test_loss float8 DEFAULT NULL, val_loss float8 DEFAULT NULL,
     train_loss float8 DEFAULT NULL, test_loss_se float8 DEFAULT NULL, bits_per_byte float8 DEFAULT NULL,
@@ -65,7 +70,7 @@ CREATE FUNCTION @extschema@.tlaw_record_run(study text, n_params float8 DEFAULT 
     steps float8 DEFAULT NULL, batch_size float8 DEFAULT NULL, learning_rate float8 DEFAULT NULL,
     device text DEFAULT NULL, "precision" text DEFAULT NULL, code_version text DEFAULT NULL) RETURNS bigint
     AS 'MODULE_PATHNAME', 'tlaw_record_run' LANGUAGE c VOLATILE;
-COMMENT ON FUNCTION @extschema@.tlaw_record_run IS 'records a result that was measured elsewhere as a run';
+COMMENT ON FUNCTION @extschema@.tlaw_record_run IS 'records a result that was measured elsewhere as a run; flops: by default 6 n_params tokens_seen, or 6 n_params train_tokens';
 REVOKE ALL ON FUNCTION @extschema@.tlaw_record_run FROM PUBLIC;
 
 -- What follows from a run that is still training counts the steps that it has made.

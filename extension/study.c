@@ -7,13 +7,14 @@
 
 #define LONGEST_NAME 200 /* bytes */
 
-/* Its owner; NULL when there is no such study. */
-static char *study_owner(const char *study)
+/* Its owner; NULL when there is no such study.  lock: SQL's name of the lock to take on its row, or "". */
+static char *study_owner(const char *study, const char *lock)
 {
     Oid types[] = {TEXTOID};
     Datum values[] = {CStringGetTextDatum(study)};
 
-    tlaw_execute(SPI_OK_SELECT, "SELECT owner FROM @.tlaw_study WHERE study = $1", 1, types, values, NULL);
+    tlaw_execute(SPI_OK_SELECT, psprintf("SELECT owner FROM @.tlaw_study WHERE study = $1 %s", lock), 1,
+                 types, values, NULL);
     return SPI_processed == 0 ? NULL : SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 }
 
@@ -35,12 +36,12 @@ void study_use(const char *study)
         ereport(ERROR,
                 (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                  errmsg("study must be a name of 1 to %d bytes, not \"%.250s\"", LONGEST_NAME, study)));
-    owner = study_owner(study);
+    owner = study_owner(study, "FOR KEY SHARE"); /* it is not dropped before this transaction ends */
     if (owner == NULL) {
         tlaw_execute(SPI_OK_INSERT,
                      "INSERT INTO @.tlaw_study (study, owner) VALUES ($1, $2) ON CONFLICT DO NOTHING", 2,
                      types, values, NULL);
-        owner = study_owner(study); /* somebody else's when two made it at once */
+        owner = study_owner(study, "FOR KEY SHARE"); /* somebody else's when two made it at once */
     }
     if (owner == NULL)
         ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -48,9 +49,9 @@ void study_use(const char *study)
     require(study, owner);
 }
 
-void study_require(const char *study)
+void study_require(const char *study, bool lock)
 {
-    char *owner = study_owner(study);
+    char *owner = study_owner(study, lock ? "FOR UPDATE" : "");
 
     if (owner == NULL)
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("study \"%s\" does not exist", study),

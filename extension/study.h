@@ -13,7 +13,8 @@
  */
 extern void study_use(const char *study);
 
-/* Error unless the study exists and the caller has the privileges of its owner. */
-extern void study_require(const char *study);
+/* Error unless the study exists and the caller has the privileges of its owner.  lock: its row, so that no
+ * run joins it before this transaction ends. */
+extern void study_require(const char *study, bool lock);
 
 #endif

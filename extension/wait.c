@@ -259,7 +259,7 @@ Datum tlaw_wait_study(PG_FUNCTION_ARGS)
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("study must not be NULL")));
     target.study = text_to_cstring(PG_GETARG_TEXT_PP(0));
     tlaw_begin(&session);
-    study_require(target.study);
+    study_require(target.study, false);
     tlaw_end(&session);
     wait_for(fcinfo, &target);
     PG_RETURN_VOID();

@@ -107,16 +107,35 @@ CALL tlaw_wait('regress');
 ROLLBACK;
 -- results measured elsewhere
 SELECT tlaw_record_run('elsewhere', n_params => 1e6, train_tokens => 1e9, test_loss => 3.2, tokens_seen => 2e9, device => 'tpu') AS recorded \gset
-SELECT study, corpus, status, n_params, train_tokens, tokens_seen, epochs, test_loss, device, owner = current_user AS mine
+SELECT study, corpus, status, n_params, train_tokens, tokens_seen, epochs, flops, test_loss, device, owner = current_user AS mine
   FROM tlaw_runs WHERE run_id = :recorded;
 CALL tlaw_wait('elsewhere');
+-- FLOPs as given, else 6 N D where both are known
+SELECT tlaw_record_run('elsewhere', n_params => 1e6, train_tokens => 1e9, flops => 7e15, test_loss => 3) AS given,
+       tlaw_record_run('elsewhere', n_params => 1e6, train_tokens => 1e9, test_loss => 3) AS once,
+       tlaw_record_run('elsewhere', n_params => 1e6, test_loss => 3) AS sizeless \gset
+SELECT flops, tokens_seen, epochs FROM tlaw_runs WHERE run_id IN (:given, :once, :sizeless) ORDER BY run_id;
 SELECT tlaw_record_run(NULL, test_loss => 1);
 SELECT tlaw_record_run('elsewhere', n_params => 1e6);
 SELECT tlaw_record_run('elsewhere', n_params => -1, test_loss => 1);
 SELECT tlaw_record_run('elsewhere', test_loss => 'NaN');
 SELECT tlaw_record_run('elsewhere', test_loss => 1, n_layer => 2.5);
--- dropping
-SELECT count(tlaw_drop_run(run_id)) FROM tlaw_runs WHERE study IN ('regress', 'other', 'elsewhere');
+-- dropping: a run; a study with its runs and fits, whatever became of them, and no other
+SELECT count(tlaw_drop_run(run_id)) FROM tlaw_runs WHERE study = 'other';
+SELECT fit_id AS fit FROM tlaw_fit('SELECT x, 1.0 / x AS loss FROM generate_series(1, 9) x', forms => '{power_law}') \gset
+SELECT form, n FROM tlaw_fit('elsewhere', 'train_tokens', '{power_law}');
+SELECT tlaw_drop_study('regress') AS runs;
+SELECT tlaw_drop_study('elsewhere') AS runs;
+SELECT tlaw_drop_study('elsewhere');
+SELECT count(*) AS studies FROM tlaw_study WHERE study IN ('regress', 'elsewhere');
+SELECT count(*) FILTER (WHERE fit_id = :fit) AS kept, count(*) FILTER (WHERE study = 'elsewhere') AS of_study FROM tlaw_fits;
+SELECT tlaw_drop_fit(:fit);
+SELECT count(*) AS fits FROM tlaw_fits WHERE fit_id = :fit;
+SELECT tlaw_drop_fit(0);
+BEGIN READ ONLY;
+SELECT tlaw_drop_study('other');
+ROLLBACK;
+SELECT tlaw_drop_study('other') AS runs;
 SELECT count(*) FROM tlaw_runs WHERE corpus = 'run_text';
 SELECT count(*) FROM tlaw_losses WHERE run_id = :run;
 SELECT tlaw_drop_corpus('run_text');

@@ -77,6 +77,7 @@ like(slurp($heard), qr/notification "tlaw" with payload "$second cancelled"/, 'N
 $server->sql("SELECT tlaw_retry($second)");
 $server->training($second);
 like($server->sql("SELECT tlaw_drop_run($second)"), qr/run $second is running: only one that is not running can be dropped/, 'a running run cannot be dropped');
+like($server->sql("SELECT tlaw_drop_study('s')"), qr/run $second of study "s" is running/, 'nor its study');
 $server->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tlaw worker'});
 ok(wait_for(sub { !$server->workers }), 'terminated');
 is($server->status($second), 'running', 'a run that nobody works on');
@@ -84,6 +85,17 @@ $server->sql("SELECT tlaw_cancel($second)");
 is($server->status($second), 'cancelled', 'is cancelled at once');
 $server->sql("SELECT tlaw_drop_run($second)");
 is($server->sql("SELECT count(*) FROM tlaw_run_loss WHERE run_id = $second"), 0, 'and dropped with what belongs to it');
+
+# a run joins a study that is being dropped: it begins the study anew
+$server->set('tlaw.max_workers = 0');
+$server->sql("SELECT tlaw_train($long, study => 's')");
+my ($dropping) = $server->background("BEGIN; SELECT tlaw_drop_study('s'); SELECT pg_sleep(1); COMMIT");
+wait_for(sub { $server->sql(q{SELECT 1 FROM pg_locks WHERE relation = 'tlaw_study'::regclass AND mode = 'RowExclusiveLock'}) });
+my $anew = $server->sql("SELECT tlaw_train($long, study => 's')");
+waitpid $dropping, 0;
+is($server->sql("SELECT array_agg(run_id) FROM tlaw_run WHERE study = 's'"), "{$anew}", 'dropped while a run joins it: the study begins anew');
+is($server->sql("SELECT tlaw_drop_study('s')"), 1, 'a study with a queued run is dropped');
+$server->set('tlaw.max_workers = 1');
 
 # ---- rights ----
 
@@ -97,6 +109,11 @@ is($server->sql("SET ROLE bob; SELECT count(*) FROM tlaw_runs"), 0, 'a run is se
 is($server->sql("SET ROLE alice; SELECT run_id FROM tlaw_runs"), $alices, 'and not by others');
 like($server->sql("SET ROLE bob; SELECT tlaw_cancel($alices)"), qr/permission denied for run $alices/, 'nor touched');
 like($server->sql("SET ROLE bob; SELECT * FROM tlaw_run"), qr/permission denied for table tlaw_run/, 'the tables are closed');
+$server->sql("SET ROLE alice; SELECT tlaw_train($short, study => 'hers', again => true)");
+my $fit = $server->sql(q{SET ROLE alice; SELECT fit_id FROM tlaw_fit('SELECT x, 1 / x AS loss FROM generate_series(1.0, 9) x', forms => '{power_law}')});
+like($server->sql("SET ROLE bob; SELECT tlaw_drop_study('hers')"), qr/permission denied for study "hers"/, 'a study is not dropped by others');
+like($server->sql("SET ROLE bob; SELECT tlaw_drop_fit($fit)"), qr/permission denied for fit $fit/, 'nor a fit');
+is($server->sql("SET ROLE alice; SELECT tlaw_drop_study('hers'); SELECT tlaw_drop_fit($fit); SELECT count(*) FROM tlaw_fits"), "1\n\n0", 'but by its owner');
 $server->sql('REVOKE team FROM alice');
 my $other = $server->sql("SELECT tlaw_train($short, again => true)");
 $server->sql("UPDATE tlaw_run SET code_version = '0.0.9' WHERE run_id = $other");
