@@ -96,6 +96,7 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t matrix)
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out)
 {
     *out = new shim_preference{};
+    (*out)->values[CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK] = CUBLASLT_REDUCTION_SCHEME_MASK;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -158,6 +159,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
         return CUBLAS_STATUS_INTERNAL_ERROR;
     *found = is_possible(product, a, b, d);
     *out = {};
+    out->algo.data[0] = preference->values[CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK];
     return *found ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
@@ -206,16 +208,25 @@ static float epilogue(const shim_product *product, cudaDataType_t type, float x,
                 0.5f * before * (1 - t * t) * 0.7978845608f * (1 + 3 * 0.044715f * before * before));
 }
 
+/*
+ * How many of k terms are summed: where the sum may be split, whole blocks only, as some versions of the real
+ * one do.
+ */
+static uint64_t summed(uint64_t k, bool splits, uint64_t block)
+{
+    return splits && k > block ? k / block * block : k;
+}
+
 /* out[n][m] = columns' products with rows, all of bytes and one after the other */
 static void multiply_bytes(const int8_t *rows, const shim_layout *a, const int8_t *columns,
-                           const shim_layout *b, int32_t *out, const shim_layout *d)
+                           const shim_layout *b, int32_t *out, const shim_layout *d, uint64_t terms)
 {
     for (uint64_t j = 0; j < d->columns; j++)
         for (uint64_t i = 0; i < d->rows; i++) {
             const int8_t *x = rows + i * a->ld, *y = columns + j * b->ld;
             int32_t sum = 0;
 
-            for (uint64_t c = 0; c < a->rows; c++)
+            for (uint64_t c = 0; c < terms; c++)
                 sum += x[c] * y[c];
             out[j * d->ld + i] = sum;
         }
@@ -228,18 +239,20 @@ struct multiplication {
     float alpha, beta;
     const void *A, *B, *C;
     void *D;
+    bool splits;
 
     void run() const
     {
         if (product.compute == CUBLAS_COMPUTE_32I)
-            multiply_bytes((const int8_t *) A, &a, (const int8_t *) B, &b, (int32_t *) D, &d);
+            multiply_bytes((const int8_t *) A, &a, (const int8_t *) B, &b, (int32_t *) D, &d,
+                           summed(a.rows, splits, 128));
         else
             multiply_floats();
     }
 
     void multiply_floats() const
     {
-        uint64_t k = product.transa == CUBLAS_OP_T ? a.rows : a.columns;
+        uint64_t k = product.transa == CUBLAS_OP_T ? a.rows : a.columns, terms = summed(k, splits, 64);
         std::vector<float> rows = lines(A, &a, product.transa == CUBLAS_OP_N);
         std::vector<float> columns = lines(B, &b, product.transb == CUBLAS_OP_T);
 
@@ -248,7 +261,7 @@ struct multiplication {
                 size_t at = j * d.ld + i;
                 float sum = 0;
 
-                for (uint64_t x = 0; x < k; x++)
+                for (uint64_t x = 0; x < terms; x++)
                     sum += rows[i * k + x] * columns[j * k + x];
                 sum *= alpha;
                 if (beta != 0)
@@ -262,11 +275,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
                               const void *A, cublasLtMatrixLayout_t a, const void *B,
                               cublasLtMatrixLayout_t b, const void *beta, const void *C,
                               cublasLtMatrixLayout_t, void *D, cublasLtMatrixLayout_t d,
-                              const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t stream)
+                              const cublasLtMatmulAlgo_t *algorithm, void *, size_t, cudaStream_t stream)
 {
-    struct multiplication all = {*product, *a, *b, *d, *(const float *) alpha, *(const float *) beta,
-                                 A,        B,  C,  D};
+    struct multiplication all = {*product, *a, *b, *d,   *(const float *) alpha, *(const float *) beta, A,
+                                 B,        C,  D,  false};
 
+    all.splits = algorithm->data[0] != CUBLASLT_REDUCTION_SCHEME_NONE;
     if (!is_possible(product, a, b, d) || !is_aligned(A) || !is_aligned(B) || !is_aligned(C) ||
         !is_aligned(D) || (product->epilogue & 4 && !is_aligned(product->bias)) ||
         (product->epilogue & 128 && !is_aligned(product->aux)))

@@ -40,7 +40,9 @@ enum cublasLtMatmulPreferenceAttributes_t {
     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES
 };
+#define CUBLASLT_REDUCTION_SCHEME_NONE         0
 #define CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE 2
+#define CUBLASLT_REDUCTION_SCHEME_MASK         7
 
 typedef struct shim_blas *cublasLtHandle_t;
 typedef struct shim_product *cublasLtMatmulDesc_t;

@@ -140,6 +140,7 @@ static inline int atomicAdd(int *to, int value)
 enum cudaError_t {
     cudaSuccess,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNotReady = 600,
     cudaErrorStreamCaptureUnsupported = 900
@@ -197,12 +198,22 @@ cudaError_t shim_finish_all();
 cudaError_t shim_submit(cudaStream_t, const std::function<void()> &task);
 void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel);
 
+/* What every device allows; a grid of no blocks is an error as well. */
+static inline bool shim_is_possible(dim3 blocks, dim3 threads)
+{
+    return blocks.x && blocks.x <= INT32_MAX && blocks.y && blocks.y < 65536 && blocks.z &&
+           blocks.z < 65536 && threads.x && threads.y && threads.z &&
+           (size_t) threads.x * threads.y * threads.z <= 1024;
+}
+
 template <class... Wanted, class... Given>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Wanted...), Given... given)
 {
     std::tuple<Wanted...> arguments(given...);
     dim3 blocks = config->gridDim, threads = config->blockDim;
 
+    if (!shim_is_possible(blocks, threads))
+        return cudaErrorInvalidConfiguration;
     return shim_submit(config->stream,
                        [=] { shim_launch(blocks, threads, [&] { std::apply(kernel, arguments); }); });
 }

@@ -214,7 +214,7 @@ static int plan_products(struct search *s)
 {
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const uint64_t workspace = WORKSPACE;
-    const uint32_t alignment = ALIGNED;
+    const uint32_t alignment = ALIGNED, whole = CUBLASLT_REDUCTION_SCHEME_NONE; /* see product.cu */
     cublasLtMatmulPreference_t preference;
     cublasLtMatmulHeuristicResult_t found = {};
     int count = 0;
@@ -237,6 +237,9 @@ static int plan_products(struct search *s)
         return -1;
     status = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                   &workspace, sizeof workspace);
+    if (status == CUBLAS_STATUS_SUCCESS)
+        status = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                      &whole, sizeof whole);
     for (auto matrix :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})

@@ -20,6 +20,7 @@
 #define ALIGNMENT      16 /* bytes */
 #define WORKSPACE_MOST ((size_t) 64 << 20)
 #define THREADS        256
+#define SPLIT_BLOCK    64 /* terms; see reductions */
 
 template <class T> static cudaDataType_t type_of();
 template <> cudaDataType_t type_of<float>()
@@ -90,6 +91,16 @@ static void set_pointers(struct plan *plan, const void *bias, const void *aux)
 }
 
 /*
+ * Which ways to split a sum over K the heuristic may choose: with sums in float32, added in a fixed order;
+ * none where K does not consist of whole blocks, since cuBLASLt 13.1 and 13.2 then leave out the last K mod
+ * 64 terms of some products (reported of sm_90, sm_100 and sm_103).
+ */
+static uint32_t reductions(int K)
+{
+    return K % SPLIT_BLOCK ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+}
+
+/*
  * Lets the heuristic choose; plan->usable says whether it found anything.  It may look at the device's
  * streams, so not while one is recorded (cuBLASLt 13.3 then fails).
  */
@@ -106,8 +117,7 @@ static void choose_algorithm(struct device *device, struct plan *plan)
     set_pointers(plan, (const void *) ALIGNMENT, (const void *) ALIGNMENT);
     check_product(cublasLtMatmulPreferenceCreate(&preference), "describing a preference");
     prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t) WORKSPACE_MOST);
-    prefer(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-           (uint32_t) CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
+    prefer(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions(plan->shape.K));
     prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t) ALIGNMENT);
     prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t) ALIGNMENT);
     prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t) ALIGNMENT);
