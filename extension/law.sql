@@ -10,6 +10,7 @@ CREATE TYPE @extschema@.tlaw_law AS (
     n int8, objective float8, converged boolean, gradient_norm float8,
     irreducible_p float8,   -- of irreducible = 0
     curvature_p float8,     -- of no quadratic term in the logarithms that the form lacks
+    lack_of_fit_p float8,   -- of means of replicates lying on the law
     parameters float8[],    -- all, in the form's order, logarithms of prefactors
     message text
 );
@@ -168,7 +169,7 @@ CREATE TABLE @extschema@.tlaw_fit_record (
     objective float8, gradient_norm float8, relative_offset float8, iterations int8 NOT NULL,
     starts int8 NOT NULL, starts_reached int8 NOT NULL, -- how many starts, how many reached the minimum
     second_objective float8, second_distance float8,    -- next basin, and how far it is in standard errors
-    irreducible_p float8, curvature_p float8,
+    irreducible_p float8, curvature_p float8, lack_of_fit_p float8,
     alpha_dropped float8, beta_dropped float8,          -- without the smallest size of the first, second variable
     bootstrap float8[],                                 -- draws, parameters of one after those of the other
     analysis text NOT NULL CHECK (analysis IN ('primary', 'exploratory')),
@@ -181,7 +182,7 @@ CREATE VIEW @extschema@.tlaw_fits WITH (security_barrier) AS
 SELECT f.fit_id, f.study, f.source, f.form, f.x, f.y, f.n, f.clusters, f.cluster, f.smallest, f.largest, f.loss, f.delta, f.weights,
        f.params, f.parameters, f.se, f.low, f.high, f.level, f.uncertainty, f.covariance, f.df, f.noise,
        f.converged, f.at_bound, f.objective, f.gradient_norm, f.relative_offset, f.iterations, f.starts,
-       f.starts_reached, f.second_objective, f.second_distance, f.irreducible_p, f.curvature_p, f.alpha_dropped,
+       f.starts_reached, f.second_objective, f.second_distance, f.irreducible_p, f.curvature_p, f.lack_of_fit_p, f.alpha_dropped,
        f.beta_dropped, f.draws, f.seed, f.start, f.max_iterations, f.bootstrap, pg_catalog.encode(f.rows_sha256, 'hex') AS rows_sha256,
        f.analysis, f.message, f.code_version, f.owner, f.created_at
   FROM @extschema@.tlaw_fit_record f JOIN pg_catalog.pg_roles r ON r.rolname = f.owner
@@ -196,10 +197,10 @@ CREATE FUNCTION @extschema@.tlaw_fit(source text, x text DEFAULT NULL, forms tex
     level float8 DEFAULT 0.95, start float8[] DEFAULT NULL, max_iterations float8 DEFAULT NULL)
     RETURNS TABLE (fit_id int8, form text, alpha float8, alpha_low float8, alpha_high float8, beta float8,
                    irreducible float8, n int8, converged boolean, alpha_dropped float8, curvature_p float8,
-                   message text)
+                   lack_of_fit_p float8, message text)
     AS 'MODULE_PATHNAME', 'tlaw_fit' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_fit IS
-    'fits forms of scaling laws to a study''s finished runs (n_tokens: tokens_seen, else train_tokens) or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap. alpha_low, alpha_high: interval at the level (0.95); alpha_dropped: alpha without the smallest size; curvature_p: of no quadratic term in the logarithms that the form lacks; converged: a minimum was reached; what the rows do not identify is NULL all the same';
+    'fits forms of scaling laws to a study''s finished runs (n_tokens: tokens_seen, else train_tokens) or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap; cluster: the column whose equal values are not independent, by default subset_seed where there is one (''none'': all rows are). alpha_low, alpha_high: interval at the level (0.95); alpha_dropped: alpha without the smallest size; curvature_p: of no quadratic term in the logarithms that the form lacks; lack_of_fit_p: of replicates'' means lying on the law (NULL without replicates, or with Huber''s loss); converged: a minimum was reached; what the rows do not identify is NULL all the same';
 
 CREATE FUNCTION @extschema@.tlaw_drop_fit(fit int8) RETURNS void
     AS 'MODULE_PATHNAME', 'tlaw_drop_fit' LANGUAGE c VOLATILE STRICT;
@@ -317,7 +318,7 @@ CREATE FUNCTION @extschema@.tlaw_theory_test(source text, dimension float8 DEFAU
                    message text)
     AS 'MODULE_PATHNAME', 'tlaw_theory_test' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_theory_test IS
-    'the observed exponent, with and without an irreducible loss, against the theory''s upper bound on the excess risk, the uncertainty of both carried; without a dimension given, against each that tlaw_run_dimension found for the study''s planned run, or its run on the most data. predicted: the exponent of the bound, the least that the theory allows, no forecast; difference: alpha - predicted, with its interval (level); p: of no difference, two-sided; smoothness_low, smoothness_high: the smoothness that would make them equal; verdict: violates (the whole interval below 0), consistent (steeper), tight (the interval within the tolerance) or undecided, as it is where the rows bend as the form does not (curvature_p below 0.05); plateau is false where the dimension depends on the scale: the interval of calibrated holds that, another decides nothing';
+    'the observed exponent, with and without an irreducible loss, against the theory''s upper bound on the excess risk, the uncertainty of both carried; without a dimension given, against each that tlaw_run_dimension found for the study''s planned run, or its run on the most data. predicted: the exponent of the bound, the least that the theory allows, no forecast; difference: alpha - predicted, with its interval (level); p: of no difference, two-sided; smoothness_low, smoothness_high: the smoothness that would make them equal; verdict: violates (the whole interval below 0), consistent (steeper), tight (the interval within the tolerance) or undecided, as it is where the rows do not follow the form (curvature_p below 0.05, or lack_of_fit_p below 0.01); plateau is false where the dimension depends on the scale: the interval of calibrated holds that, another decides nothing';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_study_plan', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tlaw_fit_record', '');

@@ -158,12 +158,12 @@ static Datum law_datum(FunctionCallInfo fcinfo, const struct tlaw_fit *fit)
     const struct tlaw_form_info *info = tlaw_form_info(fit->form);
     const int places[5] = {info->alpha, info->beta, info->a, info->b, info->irreducible};
     TupleDesc descriptor;
-    Datum values[29];
-    bool nulls[29] = {false};
+    Datum values[30];
+    bool nulls[30] = {false};
     double shown[4];
     int i, k, column = 0;
 
-    if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE || descriptor->natts != 29)
+    if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE || descriptor->natts != 30)
         elog(ERROR, "tlaw_law is not what this version of tlaw expects");
     tlaw_set_text(values, nulls, column++, info->name);
     for (i = 0; i < 5; i++) {
@@ -177,6 +177,7 @@ static Datum law_datum(FunctionCallInfo fcinfo, const struct tlaw_fit *fit)
     tlaw_set_number(values, nulls, column++, fit->gradient_norm);
     tlaw_set_number(values, nulls, column++, fit->irreducible_p);
     tlaw_set_number(values, nulls, column++, fit->curvature_p);
+    tlaw_set_number(values, nulls, column++, fit->lack_of_fit_p);
     nulls[column] = !fit->fitted;
     values[column++] = tlaw_number_array(fit->natural, info->n_params);
     tlaw_set_text(values, nulls, column++, fit->message);

@@ -237,8 +237,8 @@ static void put_summary(ReturnSetInfo *result, int64 fit_id, const struct tlaw_f
 {
     const struct tlaw_form_info *info = tlaw_form_info(fit->form);
     double alpha[4], beta[4], irreducible[4];
-    Datum values[12];
-    bool nulls[12] = {false};
+    Datum values[13];
+    bool nulls[13] = {false};
 
     tlaw_shown_parameter(fit, fit->fitted ? info->alpha : -1, alpha);
     tlaw_shown_parameter(fit, fit->fitted ? info->beta : -1, beta);
@@ -254,7 +254,8 @@ static void put_summary(ReturnSetInfo *result, int64 fit_id, const struct tlaw_f
     values[8] = BoolGetDatum(fit->converged);
     tlaw_set_number(values, nulls, 9, alpha_dropped);
     tlaw_set_number(values, nulls, 10, fit->curvature_p);
-    tlaw_set_text(values, nulls, 11, fit->message);
+    tlaw_set_number(values, nulls, 11, fit->lack_of_fit_p);
+    tlaw_set_text(values, nulls, 12, fit->message);
     tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 

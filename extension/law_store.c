@@ -131,6 +131,7 @@ static void put_fit(struct columns *columns, const struct tlaw_fit *fit)
     put_number(columns, "second_distance", fit->second_distance);
     put_number(columns, "irreducible_p", fit->irreducible_p);
     put_number(columns, "curvature_p", fit->curvature_p);
+    put_number(columns, "lack_of_fit_p", fit->lack_of_fit_p);
     put_text(columns, "message", fit->message);
 }
 

@@ -280,24 +280,19 @@ static const char *verdict_text(const struct tlaw_theory_test *test, const struc
     }
 }
 
-/* The exponent of a form that the rows do not follow says nothing about the excess risk; of a line that is
- * curved it is too small, because the loss that cannot be reduced hides in it. The fit's message says so. */
-static bool form_is_rejected(const struct tlaw_fit *fit)
-{
-    return fit->curvature_p < 0.05;
-}
-
-/* No verdict where the slope, or the dimension beyond its interval, is not what the theorem speaks of. */
+/* No verdict where the slope, or the dimension beyond its interval, is not what the theorem speaks of: the
+ * exponent of a form that the rows do not follow says nothing about the excess risk; of a line that is curved
+ * it is too small, because the loss that cannot be reduced hides in it.  The fit's message says so. */
 static bool decidable(const struct tlaw_fit *fit, const struct measured *dimension)
 {
-    return !form_is_rejected(fit) && (!dimension->scaled || dimension->in_interval);
+    return !tlaw_fit_is_refused(fit) && (!dimension->scaled || dimension->in_interval);
 }
 
 static char *fit_text(const struct tlaw_theory_test *test, const struct tlaw_fit *fit)
 {
     double half = fmax(test->alpha_high - test->alpha, test->alpha - test->alpha_low);
 
-    if (test->verdict != TLAW_UNDECIDED || form_is_rejected(fit))
+    if (test->verdict != TLAW_UNDECIDED || tlaw_fit_is_refused(fit))
         return fit->message[0] ? pstrdup(fit->message) : NULL;
     if (test->dimension_limits)
         return psprintf(

@@ -102,19 +102,15 @@ static bool fit_law(struct plot *plot, const struct row *rows, int n, struct tla
 {
     struct tlaw_fit_options options = {.level = 0.95, .max_iterations = -1, .intervals = true};
     struct tlaw_row *law_rows = plot->host.allocate(plot->host.argument, sizeof(*law_rows) * n);
-    bool clustered = false;
     int i;
 
-    for (i = 1; i < n; i++)
-        clustered = clustered || (rows[i].has_subset_seed && rows[0].has_subset_seed &&
-                                  rows[i].subset_seed != rows[0].subset_seed);
     memset(law_rows, 0, sizeof(*law_rows) * n);
     for (i = 0; i < n; i++) {
         law_rows[i].x[0] = rows[i].x;
         law_rows[i].loss = rows[i].y;
         law_rows[i].weight = 1;
-        law_rows[i].clustered = clustered && rows[i].has_subset_seed;
-        law_rows[i].cluster = law_rows[i].clustered ? rows[i].subset_seed : 0;
+        law_rows[i].clustered = rows[i].has_subset_seed;
+        law_rows[i].cluster = rows[i].subset_seed;
     }
     tlaw_fit_run(&plot->host, law_rows, n, TLAW_POWER_LAW_OFFSET, &options, fit);
     if (fit->converged && !fit->at_bound && identified(fit))
@@ -173,10 +169,11 @@ static void add_law(struct plot *plot, struct tlaw_svg_series *series, const str
     series->line.n = LAW_POINTS;
     tlaw_shown_parameter(fit, info->alpha, alpha);
     tlaw_shown_parameter(fit, info->irreducible, irreducible);
-    series->name = named(series, psprintf("%sA x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s%s%s",
+    series->name = named(series, psprintf("%sA x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s%s%s%s",
                                           info->irreducible < 0 ? "" : "E + ", shown_interval(alpha),
                                           info->irreducible < 0 ? "" : ", E = ",
-                                          info->irreducible < 0 ? "" : shown_interval(irreducible)));
+                                          info->irreducible < 0 ? "" : shown_interval(irreducible),
+                                          fit->n_clusters == 1 ? " (one subset_seed: no interval)" : ""));
 }
 
 /* The theory's line of a series: its excess over the fitted irreducible loss falls with the predicted

@@ -177,3 +177,10 @@ SELECT tlaw_theory_test('law_frozen', 5);
 SELECT form, verdict FROM tlaw_theory_test('SELECT x, power(line, 0.1) AS loss FROM points', 4, 0.1);
 SELECT form, verdict, message LIKE '%the rows bend as power_law_offset does not%' AS said
   FROM tlaw_theory_test('SELECT x, bent * (1 + 0.1 * exp(-power(ln(x / 1e5), 2))) AS loss FROM points', 4, 0.1) WHERE form = 'power_law_offset';
+-- replicates refuse a form that no bend does: their sizes' means leave it by more than they leave each other
+SELECT form, curvature_p > 0.05 AS straight, lack_of_fit_p < 1e-6 AS refused, regexp_replace(message, '=.*', '') AS message
+  FROM tlaw_fit('SELECT 1e4 * 4 ^ i AS x, k AS cluster, (1.7 + 2 ^ -i) * (1 + 0.02 * (-1) ^ i + 0.002 * sin(17 * i + 5 * k)) AS loss
+                   FROM generate_series(0, 6) i, generate_series(1, 3) k', forms => '{power_law_offset}');
+SELECT form, verdict
+  FROM tlaw_theory_test('SELECT 1e4 * 4 ^ i AS x, k AS cluster, (1.7 + 2 ^ -i) * (1 + 0.02 * (-1) ^ i + 0.002 * sin(17 * i + 5 * k)) AS loss
+                           FROM generate_series(0, 6) i, generate_series(1, 3) k', 20, 0.1) WHERE form = 'power_law_offset';

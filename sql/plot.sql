@@ -34,6 +34,8 @@ SELECT legend(tlaw_plot('plot <law> & "é"', dimension => 8)) LIKE '%theory: α 
 SELECT tlaw_plot('plot <law> & "é"', by => 'subset_seed', dimension => 8) AS svg \gset
 SELECT marks(:'svg', 'point') - 3 AS points, marks(:'svg', 'dot') AS dots, marks(:'svg', 'line') AS lines,
        regexp_replace(legend(:'svg'), ':[^\n]*', '', 'g') AS series;
+-- runs of one subset share its noise: no interval, as in tlaw_fit
+SELECT legend(:'svg') LIKE '%(one subset_seed: no interval)%' AS said, marks(:'svg', 'band') AS bands;
 -- too few runs for a law say so
 SELECT tlaw_record_run('plot two', train_tokens => n, test_loss => 3, test_loss_se => 0.1) > 0 AS recorded FROM unnest('{1e4, 1e5}'::float8[]) n;
 SELECT marks(tlaw_plot('plot two'), 'line') AS lines, marks(tlaw_plot('plot two'), 'bar') AS bars, legend(tlaw_plot('plot two'));

@@ -495,7 +495,7 @@ static void forget(struct tlaw_fit *fit)
         fit->covariance[j] = NAN;
     fit->objective = fit->gradient_norm = fit->relative_offset = NAN;
     fit->second_objective = fit->second_distance = NAN;
-    fit->df = fit->noise = fit->irreducible_p = fit->curvature_p = NAN;
+    fit->df = fit->noise = fit->irreducible_p = fit->curvature_p = fit->lack_of_fit_p = NAN;
 }
 
 void tlaw_fit_prepared(const struct tlaw_host *host, const struct tlaw_data *data,

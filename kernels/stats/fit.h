@@ -91,6 +91,8 @@ struct tlaw_fit {
     double noise;         /* standard deviation of log residuals */
     double irreducible_p; /* of E = 0 against E > 0 */
     double curvature_p;   /* of no quadratic term in the logarithms */
+    double lack_of_fit_p; /* of means of replicates lying on the law; NAN without replicates, with Huber's
+                             loss */
     char message[512];
 };
 
@@ -115,6 +117,16 @@ int tlaw_fit_starts(const struct tlaw_host *host, const struct tlaw_data *data, 
 
 /* Covariance, standard errors, intervals and tests of a fit made on data (fit_inference.c). */
 void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit);
+
+/* fit->lack_of_fit_p, of a fit that has converged (fit_lack.c). */
+void tlaw_fit_test_lack(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit);
+
+/* Whether the rows do not follow the form: curvature_p below 0.05, or lack_of_fit_p below 0.01 (replicates
+ * may differ in their noise, which makes small p a few times as frequent). */
+static inline bool tlaw_fit_is_refused(const struct tlaw_fit *fit)
+{
+    return fit->curvature_p < 0.05 || fit->lack_of_fit_p < 0.01;
+}
 
 struct tlaw_prediction {
     double loss, se;          /* se: of the law, by the delta method */

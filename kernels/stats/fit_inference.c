@@ -673,7 +673,8 @@ void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, 
     }
     if (data->clustered && data->n_clusters < 2) {
         tlaw_fit_say(fit->message,
-                     "one cluster: its noise cannot be told from the law, so there are no intervals");
+                     "one cluster: its noise cannot be told from the law, so there are no intervals; without "
+                     "a cluster rows count as independent");
         return;
     }
     if (!set_covariance(&inf))
@@ -682,6 +683,7 @@ void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, 
     if (info->irreducible == 0)
         test_irreducible(&inf);
     test_curvature(&inf);
+    tlaw_fit_test_lack(host, data, fit);
 }
 
 void tlaw_fit_predict(const struct tlaw_fit *fit, const double *variables, struct tlaw_prediction *prediction)

@@ -171,7 +171,7 @@ static void simulate(const struct design *design, int draws)
     struct tlaw_fit_options options = {
         .level = 0.95, .max_iterations = -1, .intervals = true, .loss = design->loss};
     struct tlaw_row rows[5000];
-    int alpha = 0, beta = 0, irreducible = 0, zero = 0, curvature = 0, theory = 0, optimum = 0, used = 0;
+    int alpha = 0, beta = 0, irreducible = 0, zero = 0, curvature = 0, lack = 0, lacking = 0, theory = 0, optimum = 0, used = 0;
     double sum = 0, square = 0, truth = design->truth[info->alpha];
 
     for (int d = 0; d < draws; d++) {
@@ -190,6 +190,8 @@ static void simulate(const struct design *design, int draws)
         if (info->irreducible >= 0)
             irreducible += covers(fit.low[info->irreducible], fit.high[info->irreducible], design->truth[0]);
         curvature += fit.curvature_p < 0.05;
+        lacking += !isnan(fit.lack_of_fit_p);
+        lack += fit.lack_of_fit_p < 0.05;
         zero += fit.irreducible_p < 0.05;
         theory += info->n_variables == 1 && theory_alarm(design, &fit, (uint64_t) d);
         optimum += design->grid && optimum_covered(design, &fit);
@@ -205,6 +207,8 @@ static void simulate(const struct design *design, int draws)
     if (info->irreducible >= 0 && design->truth[0] == 0)
         check_share(design, "E = 0: false alarms", zero, used, 0.03, 0.07);
     check_share(design, "curvature: false alarms", curvature, used, 0.03, 0.07);
+    if (lacking > 0)
+        check_share(design, "lack of fit: false alarms", lack, lacking, 0, 0.07);
     if (info->n_variables == 1)
         check_share(design, "theory: false alarms", theory, used, 0.03, 0.07);
     if (design->noise != 's' && info->n_variables == 1 && (info->irreducible < 0 || design->truth[0] > 0) &&

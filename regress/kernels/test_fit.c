@@ -464,6 +464,39 @@ static void test_fuzz(int inputs)
        cpu_seconds() - start);
 }
 
+/* 21 measured losses, 7 sizes with 3 subsets each, that E + A x^-alpha does not follow. By SciPy
+ * (least_squares, f.sf): F = 13.60036619551 on 4 and 14 degrees of freedom, p = 9.88152811e-5. */
+static void test_lack_of_fit(void)
+{
+    static const double sizes[7] = {5000, 15811, 50000, 158114, 500000, 1581139, 5000000};
+    static const double losses[21] = {
+        2.866632644235987,  2.769624825612893,  2.6800256436091408, 2.3175712621015503, 2.3794095934412107,
+        2.320581972376682,  1.9436107507648637, 1.953257523965427,  1.9401824059262816, 1.8546088944751644,
+        1.8614519533344316, 1.8578759748282518, 1.8264869083997586, 1.8360958054007126, 1.8399596830286187,
+        1.8369615061690212, 1.854745141033229,  1.8262929867372262, 1.7289926315369213, 1.7258150118341364,
+        1.7247292970695867};
+    struct tlaw_row rows[42];
+    for (int i = 0; i < 21; i++) {
+        rows[i] = row_of(sizes[i / 3], 1, 1);
+        rows[i].loss = losses[i];
+        rows[i].clustered = true;
+        rows[i].cluster = i % 3;
+    }
+    struct tlaw_fit fit = fit_rows(rows, 21, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_OF_FORM);
+    ok(fit.converged && close_to(fit.lack_of_fit_p, 9.88152811e-5, 1e-5) &&
+           strstr(fit.message, "lack of fit"),
+       "lack of fit: p = %.8g; %s", fit.lack_of_fit_p, fit.message);
+    memcpy(rows + 21, rows, sizeof *rows * 21); /* rows of one cluster at one size are one replicate */
+    fit = fit_rows(rows, 42, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_OF_FORM);
+    ok(close_to(fit.lack_of_fit_p, 9.88152811e-5, 1e-5), "every row twice: p = %.8g", fit.lack_of_fit_p);
+    fit = fit_rows(rows, 21, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_HUBER);
+    ok(isnan(fit.lack_of_fit_p), "not with Huber's loss");
+    for (int i = 0; i < 7; i++)
+        rows[i] = rows[3 * i];
+    fit = fit_rows(rows, 7, TLAW_POWER_LAW, TLAW_LOSS_OF_FORM);
+    ok(isnan(fit.lack_of_fit_p), "nor without replicates");
+}
+
 static void test_million(void)
 {
     size_t n = 1000000;
@@ -506,6 +539,7 @@ int main(int argc, char **argv)
     test_gradients();
     test_forms();
     test_refused();
+    test_lack_of_fit();
     test_fuzz(argc > 1 ? atoi(argv[1]) : 20000); /* inputs */
     test_million();
     return tap_end();
