@@ -212,19 +212,35 @@ static int prepare_neighbours(struct dimension_problem *problem, struct distinct
 
 static int check_input(const struct dimension_problem *problem, struct tlaw_dimension *result)
 {
-    int64_t row;
-
-    if (tlaw_points_check(&problem->points, &row)) {
-        snprintf(result->message, sizeof result->message,
-                 "point %lld has a value that is NaN, infinite or beyond 1e150", (long long) row + 1);
+    if (tlaw_points_check(&problem->points, result->message))
         return -1;
-    }
     if (problem->options.metric != TLAW_METRIC_EUCLIDEAN && !problem->points.scale) {
         snprintf(result->message, sizeof result->message, "the metric \"%s\" needs normalised points",
                  tlaw_metric_names[problem->options.metric]);
         return -1;
     }
     return 0;
+}
+
+static double scaled_value(const struct tlaw_points *points, int64_t row, int column)
+{
+    return (points->scale ? points->scale[row] : 1) * point_value(points, row, column);
+}
+
+/* How many coordinates are not the same of all points. */
+static int count_varying(const struct tlaw_points *points)
+{
+    int varying = 0;
+
+    for (int c = 0; c < points->width; c++) {
+        double first = scaled_value(points, 0, c);
+        int64_t i = 1;
+
+        while (i < points->n && scaled_value(points, i, c) == first)
+            i++;
+        varying += i < points->n;
+    }
+    return varying;
 }
 
 /* The estimator on distinct points and their neighbours, what is to be said of them, and the interval. */
@@ -281,6 +297,7 @@ int tlaw_dimension_estimate(const struct tlaw_points *points, const struct tlaw_
                  estimators[options->estimator].name, fewest);
         return -1;
     }
+    problem.varying = count_varying(points);
     if (fewest > 0)
         status = prepare_neighbours(&problem, &copy, result);
     if (status > 0)

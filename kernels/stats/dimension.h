@@ -150,8 +150,11 @@ int tlaw_dimension_answer(const struct tlaw_points *points, const int32_t *clust
 
 /* 1 / |x| of every row into scale[n]; -1 and the row's number when a row has no direction. */
 int tlaw_points_normalise(const struct tlaw_points *points, double *scale, int64_t *bad_row);
-/* 0, or -1 and the first row with a value that is NaN, infinite or beyond 1e150. */
-int tlaw_points_check(const struct tlaw_points *points, int64_t *bad_row);
+/*
+ * 0, or -1 and in message (TLAW_DIMENSION_MESSAGE) the first coordinate that is NaN, infinite or beyond
+ * 1e150, or the largest of all where it is below 1e-130.
+ */
+int tlaw_points_check(const struct tlaw_points *points, char *message);
 /* Row i, scaled, as doubles. */
 void tlaw_points_row(const struct tlaw_points *points, int64_t i, double *out);
 /* Squared Euclidean distance of two (scaled) rows. */

@@ -206,7 +206,7 @@ static void say_no_plateau(struct tlaw_dimension *result, const struct readings 
 /*
  * Without a plateau: the reading with k/4 neighbours.  Its interval holds those with 2 (and its interval)
  * and with k, the extrapolation (and its interval), and the dimensions of 95 % of the points, up to the
- * number of coordinates.
+ * number of coordinates that vary.
  */
 static void answer_range(const struct dimension_problem *problem, const struct readings *r,
                          struct tlaw_dimension *result)
@@ -219,7 +219,7 @@ static void answer_range(const struct dimension_problem *problem, const struct r
 
     result->dimension = r->near / r->unit;
     result->low = low / r->unit;
-    result->high = fmax(result->dimension, fmin(high, problem->points.width) / r->unit);
+    result->high = fmax(result->dimension, fmin(high, problem->varying) / r->unit);
     result->standard_error = result->dimension * log(result->high / result->low) / (2 * NORMAL_975);
 }
 

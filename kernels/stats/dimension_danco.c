@@ -273,8 +273,7 @@ static double least_between(const struct statistics *data, const struct statisti
  * long. */
 static int search(const struct dimension_problem *problem, const struct statistics *data, double *answer)
 {
-    int top = problem->points.width < LARGEST ? problem->points.width : LARGEST,
-        inner = problem->options.k - 1;
+    int top = problem->varying < LARGEST ? problem->varying : LARGEST, inner = problem->options.k - 1;
     int first = (int) fmax(1, fmin(top, floor(0.7 * data->d))), rising = 0;
     double least = INFINITY;
     struct statistics previous, next;

@@ -11,6 +11,7 @@
 /* The distinct points, their neighbours, and the options with k filled in. */
 struct dimension_problem {
     struct tlaw_points points;
+    int varying; /* coordinates that are not the same of all points: no dimension is larger */
     struct tlaw_neighbours neighbours;
     struct tlaw_dimension_options options;
     tlaw_knn *knn;
@@ -56,6 +57,15 @@ int tlaw_dimension_no_ratio(struct tlaw_dimension *result);
 
 /* Eigenvalues of a symmetric matrix a[n][n] (destroyed), descending. */
 void tlaw_eigenvalues(double *a, int n, double *values);
+
+/* One coordinate, not scaled. */
+static inline double point_value(const struct tlaw_points *points, int64_t row, int column)
+{
+    int64_t at = row * points->width + column;
+
+    return points->element_size == 4 ? (double) ((const float *) points->data)[at]
+                                     : ((const double *) points->data)[at];
+}
 
 /* A stream of random 64-bit words (splitmix64, Steele et al. 2014) and what is drawn from it. */
 static inline uint64_t random_word(uint64_t *state)

@@ -5,9 +5,12 @@
 #include "distance.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
-#define LARGEST_VALUE 1e150 /* squares of differences stay finite */
+#define LARGEST_VALUE   1e150  /* squares of differences stay finite */
+#define SMALLEST_VALUE  1e-130 /* of the largest coordinate: squares of differences keep their digits */
+#define SMALLEST_SQUARE 1e-280 /* the same of a row's length */
 
 double tlaw_points_distance2(const struct tlaw_points *points, int64_t i, int64_t j)
 {
@@ -19,23 +22,30 @@ void tlaw_points_row(const struct tlaw_points *points, int64_t i, double *out)
     double scale = points->scale ? points->scale[i] : 1;
 
     for (int c = 0; c < points->width; c++)
-        out[c] = scale * (points->element_size == 4
-                              ? (double) ((const float *) points->data)[i * points->width + c]
-                              : ((const double *) points->data)[i * points->width + c]);
+        out[c] = scale * point_value(points, i, c);
 }
 
-int tlaw_points_check(const struct tlaw_points *points, int64_t *bad_row)
+int tlaw_points_check(const struct tlaw_points *points, char *message)
 {
+    double largest = 0;
+
     for (int64_t i = 0; i < points->n; i++)
         for (int c = 0; c < points->width; c++) {
-            double value = points->element_size == 4
-                               ? (double) ((const float *) points->data)[i * points->width + c]
-                               : ((const double *) points->data)[i * points->width + c];
+            double value = point_value(points, i, c);
+
             if (!(fabs(value) <= LARGEST_VALUE)) {
-                *bad_row = i;
+                snprintf(message, TLAW_DIMENSION_MESSAGE,
+                         "point %lld, coordinate %d is %g; finite values up to 1e150 are accepted",
+                         (long long) i + 1, c + 1, value);
                 return -1;
             }
+            largest = fmax(largest, fabs(value));
         }
+    if (largest > 0 && largest < SMALLEST_VALUE) {
+        snprintf(message, TLAW_DIMENSION_MESSAGE,
+                 "the largest coordinate of all points is %g; it must be 1e-130 to 1e150, or all 0", largest);
+        return -1;
+    }
     return 0;
 }
 
@@ -45,13 +55,12 @@ int tlaw_points_normalise(const struct tlaw_points *points, double *scale, int64
         double sum = 0;
 
         for (int c = 0; c < points->width; c++) {
-            double value = points->element_size == 4
-                               ? (double) ((const float *) points->data)[i * points->width + c]
-                               : ((const double *) points->data)[i * points->width + c];
+            double value = point_value(points, i, c);
+
             sum += value * value;
         }
         scale[i] = 1 / sqrt(sum);
-        if (!(sum > 0) || !isfinite(scale[i])) {
+        if (!(sum > SMALLEST_SQUARE && isfinite(sum))) {
             *bad_row = i;
             return -1;
         }

@@ -236,17 +236,27 @@ static int fukunaga_olsen(const double *values, int count)
     return above;
 }
 
-/* rows[count][width] minus their mean; the mean is kept in mean[width] */
-static void centre_rows(double *rows, int64_t count, int width, double *mean)
+/*
+ * rows[count][width] minus their mean, times a power of two that brings the largest entry to .5 .. 1: all
+ * that is read off them are ratios, and powers of the entries stay in range.  The first row goes first:
+ * constant columns, however large, leave nothing.
+ */
+static void centre_rows(double *rows, int64_t count, int width)
 {
+    double largest = 0;
+    int exponent;
+
     for (int c = 0; c < width; c++) {
-        mean[c] = 0;
+        double first = rows[c], mean = 0;
+
         for (int64_t i = 0; i < count; i++)
-            mean[c] += rows[i * width + c];
-        mean[c] /= (double) count;
+            mean += (rows[i * width + c] -= first) / (double) count;
         for (int64_t i = 0; i < count; i++)
-            rows[i * width + c] -= mean[c];
+            largest = fmax(largest, fabs(rows[i * width + c] -= mean));
     }
+    frexp(largest, &exponent);
+    for (int64_t e = 0; e < count * width && largest > 0; e++)
+        rows[e] = ldexp(rows[e], -exponent);
 }
 
 static double dot(const double *x, const double *y, int width)
@@ -265,7 +275,6 @@ static double dot(const double *x, const double *y, int width)
 struct spectrum {
     double *rows;   /* [n][width], centred */
     double *matrix; /* covariance [width][width], or inner products [n][n] when n < width */
-    double *mean;
     int64_t n;
     int width, size;
     bool inner;
@@ -275,7 +284,6 @@ static void spectrum_close(struct spectrum *s)
 {
     free(s->rows);
     free(s->matrix);
-    free(s->mean);
 }
 
 /* The sums of products, not divided by n - 1. */
@@ -288,12 +296,11 @@ static int spectrum_open(const struct dimension_problem *problem, struct spectru
     s->size = s->inner ? (int) s->n : s->width;
     s->rows = malloc((size_t) s->n * s->width * sizeof *s->rows);
     s->matrix = calloc((size_t) s->size * s->size, sizeof *s->matrix);
-    s->mean = malloc((size_t) s->width * sizeof *s->mean);
-    if (!s->rows || !s->matrix || !s->mean)
+    if (!s->rows || !s->matrix)
         return tlaw_dimension_no_memory(result);
     for (int64_t i = 0; i < s->n; i++)
         tlaw_points_row(&problem->points, i, s->rows + i * s->width);
-    centre_rows(s->rows, s->n, s->width, s->mean);
+    centre_rows(s->rows, s->n, s->width);
     for (int64_t i = 0; i < s->n; i++) {
         if (poll_stopped(problem))
             return stopped(result);
@@ -389,7 +396,7 @@ int tlaw_dimension_participation_ratio(const struct dimension_problem *problem, 
 
 /* The number of directions of one neighbourhood, the point itself included; NaN when all coincide. */
 static double neighbourhood_directions(const struct dimension_problem *problem, int64_t i, double *rows,
-                                       double *mean, double *matrix, double *values)
+                                       double *matrix, double *values)
 {
     const struct tlaw_neighbours *graph = &problem->neighbours;
     int width = problem->points.width, count = 0;
@@ -400,7 +407,7 @@ static double neighbourhood_directions(const struct dimension_problem *problem, 
         if (graph->index[i * graph->k + j] >= 0)
             tlaw_points_row(&problem->points, graph->index[i * graph->k + j],
                             rows + (size_t) count++ * width);
-    centre_rows(rows, count, width, mean);
+    centre_rows(rows, count, width);
     for (int a = 0; a < count; a++)
         for (int b = 0; b <= a; b++)
             matrix[a * count + b] = matrix[b * count + a] =
@@ -414,16 +421,16 @@ int tlaw_dimension_local_pca(const struct dimension_problem *problem, struct tla
     int64_t n = problem->points.n, used = 0;
     int k = problem->options.k;
     size_t width = (size_t) problem->points.width;
-    double *rows = malloc((size_t) (k + 1) * width * sizeof *rows), *mean = malloc(width * sizeof *mean);
+    double *rows = malloc((size_t) (k + 1) * width * sizeof *rows);
     double *matrix = malloc((size_t) (k + 1) * (k + 2) * sizeof *matrix),
            *psi = malloc((size_t) n * sizeof *psi);
     double sum = 0;
     int status = 0;
 
-    if (!rows || !mean || !matrix || !psi)
+    if (!rows || !matrix || !psi)
         status = tlaw_dimension_no_memory(result);
     for (int64_t i = 0; i < n && !status; i++) {
-        psi[i] = neighbourhood_directions(problem, i, rows, mean, matrix, matrix + (k + 1) * (k + 1));
+        psi[i] = neighbourhood_directions(problem, i, rows, matrix, matrix + (k + 1) * (k + 1));
         if (!isnan(psi[i]))
             sum += psi[i], used++;
         if (i % 64 == 0 && poll_stopped(problem))
@@ -436,7 +443,6 @@ int tlaw_dimension_local_pca(const struct dimension_problem *problem, struct tla
         result->standard_error = tlaw_graph_deviation(problem, psi) / (double) used;
     }
     free(rows);
-    free(mean);
     free(matrix);
     free(psi);
     return status;

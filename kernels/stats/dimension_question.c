@@ -30,21 +30,13 @@ struct order {
     const int32_t *cluster;
 };
 
-static double value_at(const struct tlaw_points *points, int64_t row, int column)
-{
-    int64_t at = row * points->width + column;
-
-    return points->element_size == 4 ? (double) ((const float *) points->data)[at]
-                                     : ((const double *) points->data)[at];
-}
-
 static int by_value(const void *a, const void *b, void *arg)
 {
     const struct order *order = arg;
     int64_t i = *(const int64_t *) a, j = *(const int64_t *) b;
 
     for (int c = 0; c < order->points->width; c++) {
-        double x = value_at(order->points, i, c), y = value_at(order->points, j, c);
+        double x = point_value(order->points, i, c), y = point_value(order->points, j, c);
 
         if (x != y)
             return x < y ? -1 : 1;

@@ -292,9 +292,146 @@ static void test_messages(void)
     result = estimate(few, TLAW_ESTIMATOR_MACKAY, 20);
     ok(isnan(result.dimension) && strstr(result.message, "at least 21"), "n <= k: %s", result.message);
     result = estimate(broken, TLAW_ESTIMATOR_TWONN, 0);
-    ok(strstr(result.message, "point 2 has a value") != NULL, "NaN: %s", result.message);
+    ok(strstr(result.message, "point 2, coordinate 1 is nan; ") != NULL, "NaN: %s", result.message);
     result = estimate(line, TLAW_ESTIMATOR_LEVINA_BICKEL, 2);
     ok(strstr(result.message, "takes 3 or more") != NULL, "k too small: %s", result.message);
+}
+
+/* ---- what must not matter ---- */
+enum change { LARGE, TINY, HUGE, SMALLEST, FAR, TURNED, CONSTANTS, LARGE_CONSTANT, MIRRORED, CHANGES };
+static const char *const changes[CHANGES] = {
+    [LARGE] = "times 1e30",
+    [TINY] = "times 1e-30",
+    [HUGE] = "times 1e140",
+    [SMALLEST] = "times 1e-120",
+    [FAR] = "1e4 added",
+    [TURNED] = "turned",
+    [CONSTANTS] = "with two constant columns",
+    [LARGE_CONSTANT] = "with a column of 1e30",
+    [MIRRORED] = "columns in another order",
+};
+#define NARROW 8
+
+static void turn(double *row)
+{
+    for (int c = 0; c < NARROW - 1; c++) {
+        double x = row[c], y = row[c + 1];
+
+        row[c] = x * cos(1 + c) - y * sin(1 + c);
+        row[c + 1] = x * sin(1 + c) + y * cos(1 + c);
+    }
+}
+
+/* A sphere of 5 dimensions that lies askew in NARROW columns. */
+static struct tlaw_points make_askew(int64_t n, uint64_t *state)
+{
+    struct tlaw_points sphere = make_shape(SPHERE, n, 5, state);
+    double *data = calloc((size_t) (n * NARROW), sizeof *data);
+
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(data + i * NARROW, (const double *) sphere.data + i * sphere.width,
+               (size_t) sphere.width * sizeof *data);
+        turn(data + i * NARROW);
+    }
+    free((void *) sphere.data);
+    return (struct tlaw_points){n, NARROW, 8, data, NULL};
+}
+
+/* The points changed, in NARROW + 2 columns. */
+static struct tlaw_points changed(const struct tlaw_points *points, enum change change)
+{
+    static const double factor[CHANGES] = {
+        [LARGE] = 1e30, [TINY] = 1e-30, [HUGE] = 1e140, [SMALLEST] = 1e-120};
+    int width = NARROW + 2;
+    double *data = calloc((size_t) (points->n * width), sizeof *data);
+
+    for (int64_t i = 0; i < points->n; i++) {
+        const double *from = (const double *) points->data + i * NARROW;
+        double *to = data + i * width;
+
+        for (int c = 0; c < NARROW; c++)
+            to[change == MIRRORED ? width - 1 - c : c] =
+                from[c] * (factor[change] > 0 ? factor[change] : 1) + (change == FAR ? 1e4 : 0);
+        if (change == TURNED)
+            turn(to);
+        to[NARROW] += change == CONSTANTS ? 7.3 : change == LARGE_CONSTANT ? 1e30 : 0;
+        to[NARROW + 1] += change == CONSTANTS ? -1 : 0;
+    }
+    return (struct tlaw_points){points->n, width, 8, data, NULL};
+}
+
+static bool alike(const struct tlaw_dimension *a, const struct tlaw_dimension *b)
+{
+    return near(a->dimension, b->dimension, 1e-8 * b->dimension) && a->plateau == b->plateau &&
+           (isnan(b->low) ? isnan(a->low) && isnan(a->high)
+                          : near(a->low, b->low, 1e-8 * b->low) && near(a->high, b->high, 1e-8 * b->high));
+}
+
+static void test_invariance(void)
+{
+    uint64_t state = 29;
+    struct tlaw_points points = make_askew(300, &state), rows = points;
+    struct tlaw_question question = {.options = {.seed = 1}};
+    struct tlaw_dimension result[2];
+    double *data = malloc(sizeof *data * 300 * NARROW);
+
+    for (int e = 0; e < TLAW_ESTIMATOR_COUNT; e++) {
+        struct tlaw_dimension plain = estimate(points, (enum tlaw_estimator) e, 0);
+        bool same = plain.dimension > 3;
+
+        for (int change = 0; change < CHANGES; change++) {
+            struct tlaw_points other = changed(&points, (enum change) change);
+            struct tlaw_dimension after = estimate(other, (enum tlaw_estimator) e, 0);
+
+            if (!alike(&after, &plain)) {
+                printf("# %s: %g, not %g; %s\n", changes[change], after.dimension, plain.dimension,
+                       after.message);
+                same = false;
+            }
+            free((void *) other.data);
+        }
+        ok(same, "\"%s\" (%.3f) depends on no unit, origin, rotation, constant or order of columns",
+           tlaw_estimator_name((enum tlaw_estimator) e), plain.dimension);
+    }
+    rows.data = data;
+    for (int e = 0; e < TLAW_ESTIMATOR_COUNT; e++) {
+        question.options.estimator = (enum tlaw_estimator) e;
+        for (int order = 0; order < 2; order++) {
+            for (int i = 0; i < 300; i++)
+                memcpy(data + i * NARROW, (const double *) points.data + (order ? i * 7 % 300 : i) * NARROW,
+                       NARROW * sizeof *data);
+            tlaw_points_sort(&rows, data, NULL);
+            tlaw_dimension_answer(&rows, NULL, &question, tlaw_knn_plain, NULL, (struct tlaw_poll){0},
+                                  result + order);
+        }
+        ok(!memcmp(&result[0].dimension, &result[1].dimension, sizeof(double)) &&
+               !memcmp(&result[0].high, &result[1].high, sizeof(double)),
+           "\"%s\": nor on the order of rows, to the bit", tlaw_estimator_name((enum tlaw_estimator) e));
+    }
+    free(data);
+    free((void *) points.data);
+}
+
+static void test_range(void)
+{
+    double x[60], y[120];
+    struct tlaw_points points = {60, 1, 8, x, NULL}, plane = {60, 2, 8, y, NULL};
+    double scale[60];
+    struct tlaw_dimension result;
+    uint64_t state = 31;
+    int64_t row;
+
+    for (int i = 0; i < 60; i++)
+        x[i] = 1e-131 * random_uniform(&state);
+    result = estimate(points, TLAW_ESTIMATOR_TWONN, 0);
+    ok(strstr(result.message, "it must be 1e-130 to 1e150") != NULL, "too small to square: %s",
+       result.message);
+    x[0] = 1e151;
+    result = estimate(points, TLAW_ESTIMATOR_PCA, 0);
+    ok(strstr(result.message, "point 1, coordinate 1 is 1e+151; ") != NULL, "too large: %s", result.message);
+    for (int i = 0; i < 120; i++)
+        y[i] = i < 118 ? random_uniform(&state) : 1e-141;
+    ok(tlaw_points_normalise(&plane, scale, &row) && row == 59, "too short for a direction");
 }
 
 static void test_duplicates(void)
@@ -506,6 +643,8 @@ int main(void)
     test_two_gaussians();
     test_fixture();
     test_messages();
+    test_invariance();
+    test_range();
     test_duplicates();
     test_metrics();
     test_excluded_clusters();
