@@ -171,7 +171,8 @@ static void simulate(const struct design *design, int draws)
     struct tlaw_fit_options options = {
         .level = 0.95, .max_iterations = -1, .intervals = true, .loss = design->loss};
     struct tlaw_row rows[5000];
-    int alpha = 0, beta = 0, irreducible = 0, zero = 0, curvature = 0, lack = 0, lacking = 0, theory = 0, optimum = 0, used = 0;
+    int alpha = 0, beta = 0, irreducible = 0, zero = 0, curvature = 0, lack = 0, lacking = 0, theory = 0,
+        optimum = 0, used = 0;
     double sum = 0, square = 0, truth = design->truth[info->alpha];
 
     for (int d = 0; d < draws; d++) {
