@@ -146,6 +146,14 @@ static const char *named(const struct tlaw_svg_series *series, const char *more)
     return series->name ? psprintf("%s: %s", series->name, more) : more;
 }
 
+/* What the legend adds to a law that is not all it seems. */
+static const char *doubts(const struct tlaw_fit *fit)
+{
+    if (fit->n_clusters == 1)
+        return " (one subset_seed: no interval)";
+    return tlaw_fit_is_refused(fit) ? " (the runs do not follow it)" : "";
+}
+
 /* The law of a series: its line, its band, its parameters in the legend. */
 static void add_law(struct plot *plot, struct tlaw_svg_series *series, const struct row *rows, int n,
                     const struct tlaw_fit *fit)
@@ -169,11 +177,11 @@ static void add_law(struct plot *plot, struct tlaw_svg_series *series, const str
     series->line.n = LAW_POINTS;
     tlaw_shown_parameter(fit, info->alpha, alpha);
     tlaw_shown_parameter(fit, info->irreducible, irreducible);
-    series->name = named(series, psprintf("%sA x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s%s%s%s",
-                                          info->irreducible < 0 ? "" : "E + ", shown_interval(alpha),
-                                          info->irreducible < 0 ? "" : ", E = ",
-                                          info->irreducible < 0 ? "" : shown_interval(irreducible),
-                                          fit->n_clusters == 1 ? " (one subset_seed: no interval)" : ""));
+    series->name =
+        named(series, psprintf("%sA x" TLAW_SVG_RAISE "−α" TLAW_SVG_LOWER ", α = %s%s%s%s",
+                               info->irreducible < 0 ? "" : "E + ", shown_interval(alpha),
+                               info->irreducible < 0 ? "" : ", E = ",
+                               info->irreducible < 0 ? "" : shown_interval(irreducible), doubts(fit)));
 }
 
 /* The theory's line of a series: its excess over the fitted irreducible loss falls with the predicted

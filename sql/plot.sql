@@ -36,6 +36,10 @@ SELECT marks(:'svg', 'point') - 3 AS points, marks(:'svg', 'dot') AS dots, marks
        regexp_replace(legend(:'svg'), ':[^\n]*', '', 'g') AS series;
 -- runs of one subset share its noise: no interval, as in tlaw_fit
 SELECT legend(:'svg') LIKE '%(one subset_seed: no interval)%' AS said, marks(:'svg', 'band') AS bands;
+-- nor is a law drawn that its replicates refuse without saying so
+SELECT count(tlaw_record_run('plot lack', train_tokens => 1e4 * 4 ^ i, subset_seed => k,
+           test_loss => (1.7 + 2.0 ^ -i) * (1 + 0.02 * (-1) ^ i + 0.002 * sin(17 * i + 5 * k)))) FROM generate_series(0, 6) i, generate_series(1, 3) k;
+SELECT legend(tlaw_plot('plot lack'));
 -- too few runs for a law say so
 SELECT tlaw_record_run('plot two', train_tokens => n, test_loss => 3, test_loss_se => 0.1) > 0 AS recorded FROM unnest('{1e4, 1e5}'::float8[]) n;
 SELECT marks(tlaw_plot('plot two'), 'line') AS lines, marks(tlaw_plot('plot two'), 'bar') AS bars, legend(tlaw_plot('plot two'));
