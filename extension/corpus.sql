@@ -16,7 +16,7 @@ SELECT c.corpus, c.owner, c.source, c.text_column, c.group_column, c.tokenizer, 
        c.train_documents, c.train_tokens, c.validation_documents, c.validation_tokens, c.test_documents, c.test_tokens,
        c.tokenizer_documents, c.null_documents, c.empty_documents, c.validation_fraction, c.test_fraction,
        c.split_seed, pg_catalog.encode(c.sha256, 'hex') AS sha256, c.file_bytes, c.created_at
-  FROM @extschema@.tlaw_corpus c JOIN pg_catalog.pg_roles r ON r.rolname = c.owner
- WHERE pg_catalog.pg_has_role(r.oid, 'USAGE');
+  FROM @extschema@.tlaw_corpus c LEFT JOIN pg_catalog.pg_roles r ON r.rolname = c.owner
+ WHERE pg_catalog.pg_has_role(COALESCE(r.oid, 10), 'USAGE');
 COMMENT ON VIEW @extschema@.tlaw_corpora IS 'the corpora of your roles: sizes, tokenizer, parts, hash';
 GRANT SELECT ON @extschema@.tlaw_corpora TO PUBLIC;

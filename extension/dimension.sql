@@ -229,8 +229,8 @@ SELECT DISTINCT ON (d.run_id, d.layer, d.protocol, d.position_group, d.exclude_d
        d.ties, d.message
   FROM @extschema@.tlaw_run_dimension_record d
   JOIN @extschema@.tlaw_run r ON r.run_id = d.run_id
-  JOIN pg_catalog.pg_roles o ON o.rolname = r.owner
- WHERE pg_catalog.pg_has_role(o.oid, 'USAGE')
+  LEFT JOIN pg_catalog.pg_roles o ON o.rolname = r.owner
+ WHERE pg_catalog.pg_has_role(COALESCE(o.oid, 10), 'USAGE')
  ORDER BY d.run_id, d.layer, d.protocol, d.position_group, d.exclude_document, d.untrained, d.metric, d.estimator, d.k,
           d.positions, d.prefix, d.part, d.seed, d.measure_id DESC;
 COMMENT ON VIEW @extschema@.tlaw_run_dimensions IS
@@ -261,6 +261,9 @@ DECLARE
     found @extschema@.tlaw_run_dimension_row[];
     bent text;                          -- layers without a plateau
 BEGIN
+    IF pg_catalog.current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION 'cannot execute tlaw_run_dimension() in a read-only transaction' USING ERRCODE = 'read_only_sql_transaction';
+    END IF;
     SELECT r.n_layer, LEAST(tlaw_run_dimension.prefix, r.context_length) INTO f.n_layer, f.prefix
       FROM @extschema@.tlaw_runs r WHERE r.run_id = tlaw_run_dimension.run_id;
     IF f.n_layer IS NULL THEN
@@ -370,6 +373,9 @@ DECLARE
     context int;
     model record;
 BEGIN
+    IF pg_catalog.current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION 'cannot execute tlaw_run_dimension_profile() in a read-only transaction' USING ERRCODE = 'read_only_sql_transaction';
+    END IF;
     SELECT * INTO run FROM @extschema@.tlaw_runs r WHERE r.run_id = tlaw_run_dimension_profile.run_id;
     IF run.n_layer IS NULL THEN
         RAISE EXCEPTION 'run % is not a trained run of yours', run_id;

@@ -185,8 +185,8 @@ SELECT f.fit_id, f.study, f.source, f.form, f.x, f.y, f.n, f.clusters, f.cluster
        f.starts_reached, f.second_objective, f.second_distance, f.irreducible_p, f.curvature_p, f.lack_of_fit_p, f.alpha_dropped,
        f.beta_dropped, f.draws, f.seed, f.start, f.max_iterations, f.bootstrap, pg_catalog.encode(f.rows_sha256, 'hex') AS rows_sha256,
        f.analysis, f.message, f.code_version, f.owner, f.created_at
-  FROM @extschema@.tlaw_fit_record f JOIN pg_catalog.pg_roles r ON r.rolname = f.owner
- WHERE pg_catalog.pg_has_role(r.oid, 'USAGE');
+  FROM @extschema@.tlaw_fit_record f LEFT JOIN pg_catalog.pg_roles r ON r.rolname = f.owner
+ WHERE pg_catalog.pg_has_role(COALESCE(r.oid, 10), 'USAGE');
 COMMENT ON VIEW @extschema@.tlaw_fits IS
     'the fits of your roles: parameters, intervals, covariance, certificate, settings, hash of the rows';
 GRANT SELECT ON @extschema@.tlaw_fits TO PUBLIC;
@@ -302,8 +302,8 @@ CREATE VIEW @extschema@.tlaw_study_plans WITH (security_barrier) AS
 SELECT p.study, p.form AS law, p.x, p.y, p.estimator, p.metric, p.layer, p.run_id AS run, p.smoothness, p.level,
        p.tolerance, p.frozen_at, s.owner
   FROM @extschema@.tlaw_study_plan p JOIN @extschema@.tlaw_study s USING (study)
-  JOIN pg_catalog.pg_roles r ON r.rolname = s.owner
- WHERE pg_catalog.pg_has_role(r.oid, 'USAGE');
+  LEFT JOIN pg_catalog.pg_roles r ON r.rolname = s.owner
+ WHERE pg_catalog.pg_has_role(COALESCE(r.oid, 10), 'USAGE');
 COMMENT ON VIEW @extschema@.tlaw_study_plans IS 'the frozen primary analyses of your roles'' studies';
 GRANT SELECT ON @extschema@.tlaw_study_plans TO PUBLIC;
 

@@ -313,6 +313,7 @@ Datum tlaw_fit(PG_FUNCTION_ARGS)
     struct law_source *source;
     int i;
 
+    PreventCommandIfReadOnly("tlaw_fit()"); /* it keeps its fits; the aggregates do not */
     read_arguments(fcinfo, &arguments);
     InitMaterializedSRF(fcinfo, 0);
     source = law_open(law_text_argument(fcinfo, 0));

@@ -101,6 +101,7 @@ Datum tlaw_create_study(PG_FUNCTION_ARGS)
     struct tlaw_session session;
     int i;
 
+    PreventCommandIfReadOnly("tlaw_create_study()");
     for (i = 0; i < lengthof(names); i++)
         if (names[i])
             tlaw_not_null(fcinfo, i, names[i]);

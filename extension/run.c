@@ -141,6 +141,7 @@ Datum tlaw_cancel_run(PG_FUNCTION_ARGS)
     int64 run_id = PG_GETARG_INT64(0);
     struct run_row row;
 
+    PreventCommandIfReadOnly("tlaw_cancel()");
     run_require(run_id, true, &row);
     if (strcmp(row.status, "queued") != 0 && strcmp(row.status, "running") != 0)
         wrong_state(run_id, &row, "a queued or running one can be cancelled");
@@ -157,6 +158,7 @@ Datum tlaw_cancel_study(PG_FUNCTION_ARGS)
     uint64 count, i;
     int64 *runs;
 
+    PreventCommandIfReadOnly("tlaw_cancel()");
     tlaw_begin(&session);
     study_require(TextDatumGetCString(values[0]), false);
     count = tlaw_execute(SPI_OK_SELECT,
@@ -187,6 +189,7 @@ Datum tlaw_retry(PG_FUNCTION_ARGS)
     struct run_row row;
     bool ended, adopted;
 
+    PreventCommandIfReadOnly("tlaw_retry()");
     run_require(run_id, true, &row);
     ended = strcmp(row.status, "failed") == 0 || strcmp(row.status, "cancelled") == 0;
     adopted = row.foreign && strcmp(row.status, "done") != 0;
@@ -207,6 +210,7 @@ Datum tlaw_drop_run(PG_FUNCTION_ARGS)
     int64 run_id = PG_GETARG_INT64(0);
     struct run_row row;
 
+    PreventCommandIfReadOnly("tlaw_drop_run()");
     run_require(run_id, true, &row);
     if (strcmp(row.status, "running") == 0 && !queue_run_is_idle(run_id))
         wrong_state(run_id, &row, "one that is not running can be dropped; tlaw_cancel stops it");
@@ -322,6 +326,7 @@ Datum tlaw_record_run(PG_FUNCTION_ARGS)
     int64 run_id;
     int i;
 
+    PreventCommandIfReadOnly("tlaw_record_run()");
     if (PG_ARGISNULL(0))
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("study must not be NULL")));
     if (PG_ARGISNULL(3) && PG_ARGISNULL(4))

@@ -87,9 +87,9 @@ SELECT r.run_id, r.study, r.corpus, r.arch, r.n_layer, r.n_head, r.d_model, r.co
        r.recompute <> 0 AS recompute, r.eval_interval, r.eval_tokens, r.best_step, r.train_documents, r.test_tokens, r.test_bytes, r.memory,
        r.peak_memory
   FROM @extschema@.tlaw_run r
-  JOIN pg_catalog.pg_roles o ON o.rolname = r.owner
+  LEFT JOIN pg_catalog.pg_roles o ON o.rolname = r.owner
   LEFT JOIN @extschema@.tlaw_run_progress p ON p.run_id = r.run_id
- WHERE pg_catalog.pg_has_role(o.oid, 'USAGE');
+ WHERE pg_catalog.pg_has_role(COALESCE(o.oid, 10), 'USAGE');
 COMMENT ON VIEW @extschema@.tlaw_runs IS 'the runs of your roles: state, costs, losses, settings';
 GRANT SELECT ON @extschema@.tlaw_runs TO PUBLIC;
 
@@ -98,8 +98,8 @@ SELECT r.run_id, r.study, p.phase, p.step, p.total AS steps, p.loss, p.tokens_pe
        p.seconds_left * interval '1 second' AS time_left, p.threads, p.worker_pid, p.engine_pid, p.updated_at
   FROM @extschema@.tlaw_run r
   JOIN @extschema@.tlaw_run_progress p ON p.run_id = r.run_id
-  JOIN pg_catalog.pg_roles o ON o.rolname = r.owner
- WHERE r.status = 'running' AND pg_catalog.pg_has_role(o.oid, 'USAGE');
+  LEFT JOIN pg_catalog.pg_roles o ON o.rolname = r.owner
+ WHERE r.status = 'running' AND pg_catalog.pg_has_role(COALESCE(o.oid, 10), 'USAGE');
 COMMENT ON VIEW @extschema@.tlaw_progress IS 'where the running runs of your roles stand';
 GRANT SELECT ON @extschema@.tlaw_progress TO PUBLIC;
 
@@ -107,7 +107,7 @@ CREATE VIEW @extschema@.tlaw_losses WITH (security_barrier) AS
 SELECT l.run_id, r.study, l.step, l.tokens_seen, l.train_loss, l.val_loss, l.learning_rate, l.grad_norm, l.seconds
   FROM @extschema@.tlaw_run_loss l
   JOIN @extschema@.tlaw_run r ON r.run_id = l.run_id
-  JOIN pg_catalog.pg_roles o ON o.rolname = r.owner
- WHERE pg_catalog.pg_has_role(o.oid, 'USAGE');
+  LEFT JOIN pg_catalog.pg_roles o ON o.rolname = r.owner
+ WHERE pg_catalog.pg_has_role(COALESCE(o.oid, 10), 'USAGE');
 COMMENT ON VIEW @extschema@.tlaw_losses IS 'the loss curves of your roles'' runs';
 GRANT SELECT ON @extschema@.tlaw_losses TO PUBLIC;

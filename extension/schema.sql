@@ -1,5 +1,5 @@
 -- The tables behind everything.  Users have no rights on them: views (beside each noun's functions) show what
--- one's roles own, functions write as the extension's owner.  Every table has a primary key, keeps names rather
+-- one's roles own (10, the bootstrap superuser, stands for an owner that was dropped), functions write as the extension's owner.  Every table has a primary key, keeps names rather
 -- than OIDs, and is dumped.
 
 CREATE TABLE @extschema@.tlaw_corpus (
