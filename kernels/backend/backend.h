@@ -87,6 +87,17 @@ struct backend {
     void (*repeat)(struct device *, struct recording **, void (*body)(void *arg), void *arg);
     void (*forget)(struct device *, struct recording *); /* NULL: nothing */
 
+    /*
+     * Lanes, where a device has threads that are better off with work of their own (NULL both: it has not).
+     * Calls body(arg, device, lane, place) for every lane < lanes: operations on the device that body is
+     * given, on memory that no other lane touches.  place < lanes is of no other lane meanwhile, and those
+     * that are taken most are in a cache.
+     */
+    void (*side_by_side)(struct device *, int lanes,
+                         void (*body)(void *arg, struct device *, int lane, int place), void *arg);
+    /* sum[n] += parts[0][n] + parts[1][n] + ..., in this order */
+    void (*add_lanes)(struct device *, real *sum, const real *parts, int lanes, size_t n);
+
     /* x[rows,C] = wte[tokens] + wpe[position]; position of row r is r mod T */
     void (*embedding_forward)(struct device *, real *x, const int32_t *tokens, const real *wte,
                               const real *wpe, int B, int T, int C);

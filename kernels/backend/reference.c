@@ -80,6 +80,21 @@ static void reference_forget(struct device *device, struct recording *recording)
     (void) device, (void) recording;
 }
 
+/* One after the other. */
+static void reference_side_by_side(struct device *device, int lanes,
+                                   void (*body)(void *arg, struct device *, int lane, int place), void *arg)
+{
+    for (int lane = 0; lane < lanes; lane++)
+        body(arg, device, lane, 0);
+}
+
+static void reference_add_lanes(struct device *device, real *sum, const real *parts, int lanes, size_t n)
+{
+    (void) device;
+    for (size_t i = 0; i < lanes * n; i++)
+        sum[i % n] += parts[i];
+}
+
 static void reference_embedding_forward(struct device *device, real *x, const int32_t *tokens,
                                         const real *wte, const real *wpe, int B, int T, int C)
 {
@@ -428,6 +443,8 @@ const struct backend reference_backend = {
     .act_to_real = reference_act_to_real,
     .repeat = reference_repeat,
     .forget = reference_forget,
+    .side_by_side = reference_side_by_side,
+    .add_lanes = reference_add_lanes,
     .embedding_forward = reference_embedding_forward,
     .embedding_backward = reference_embedding_backward,
     .layernorm_forward = reference_layernorm_forward,

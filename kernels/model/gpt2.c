@@ -113,12 +113,44 @@ int gpt2_bind(struct model *model)
         if (!describe(&model->spec, slot, &described))
             continue;
         t->w = model->weights + p->offset;
-        t->dw = model->training ? model->gradients + p->offset : NULL;
+        t->offset = p->offset;
         t->rows = p->dims == 2 ? p->shape[0] : 1;
         t->columns = p->dims == 2 ? p->shape[1] : p->shape[0];
         p++;
     }
     return 0;
+}
+
+/* ---- the plan of a batch ---- */
+
+/*
+ * Lanes for models of so few parameters that their gradients can be added up in passing: as many as give a
+ * lane CHUNK_TOKENS at a time, a power of two.
+ */
+#define LANE_PARAMETERS 262144
+#define LANES_MOST      16
+#define CHUNK_TOKENS    512
+
+/* A chunk of a lane's sequences on its way through the layers. */
+struct pass {
+    struct model *model;
+    struct device *device;
+    struct activations *a;
+    real *gradients;
+    int first, B, T; /* sequences first to before first + B of the batch */
+};
+
+static void choose_lanes(struct model *model)
+{
+    int T = (int) model->spec.context_length, chunk = T < CHUNK_TOKENS ? CHUNK_TOKENS / T : 1;
+
+    model->lanes = 1;
+    if (model->backend->side_by_side && model->size <= LANE_PARAMETERS)
+        while (model->lanes < LANES_MOST && model->lanes * chunk < model->batch)
+            model->lanes *= 2;
+    model->chunk = (model->batch + model->lanes - 1) / model->lanes;
+    if (model->lanes > 1 && chunk < model->chunk)
+        model->chunk = chunk;
 }
 
 /* ---- memory ---- */
@@ -160,29 +192,26 @@ static void plan_block(struct planner *planner, struct block *block, size_t rows
 /* The same places on the device and on the host. */
 static void plan_inbox(struct model *model, struct planner *planner)
 {
-    struct activations *a = &model->activations;
     struct inbox *inbox = &model->inbox;
     size_t rows = model->batch * model->spec.context_length;
 
-    a->update = take(planner, 1, sizeof *a->update);
-    a->tokens = take(planner, rows, sizeof *a->tokens);
-    a->targets = take(planner, rows, sizeof *a->targets);
+    model->update = take(planner, 1, sizeof *model->update);
+    model->tokens = take(planner, rows, sizeof *model->tokens);
+    model->targets = take(planner, rows, sizeof *model->targets);
     inbox->bytes = planner->used;
     if (!inbox->memory)
         return;
     inbox->update = (struct update *) inbox->memory;
-    inbox->tokens = (int32_t *) (inbox->memory + ((char *) a->tokens - (char *) a->update));
-    inbox->targets = (int32_t *) (inbox->memory + ((char *) a->targets - (char *) a->update));
+    inbox->tokens = (int32_t *) (inbox->memory + ((char *) model->tokens - (char *) model->update));
+    inbox->targets = (int32_t *) (inbox->memory + ((char *) model->targets - (char *) model->update));
 }
 
-static void plan(struct model *model, struct planner *planner)
+/* For a chunk; only the first place has a key-value cache. */
+static void plan_place(struct model *model, struct planner *planner, struct activations *a)
 {
-    struct activations *a = &model->activations;
     size_t T = model->spec.context_length, C = model->spec.d_model, act_size = model->backend->act_size;
-    size_t rows = model->batch * T, layers = model->spec.n_layer;
+    size_t rows = model->chunk * T, layers = model->spec.n_layer;
 
-    plan_inbox(model, planner);
-    a->losses = take(planner, rows, sizeof(real));
     for (size_t l = 0; l < layers; l++)
         if (l == 0 || (model->training && !model->spec.recompute))
             plan_block(planner, &a->blocks[l], rows, C, model->spec.n_head, act_size);
@@ -200,10 +229,23 @@ static void plan(struct model *model, struct planner *planner)
         return;
     }
     a->ln_f = a->blocks[0].ln_1;
-    a->logits = take(planner, model->spec.vocab_size, sizeof(real));
-    for (size_t l = 0; l < layers; l++) {
+    for (size_t l = 0; l < layers && a == model->places; l++) {
         a->blocks[l].k_cache = take(planner, T * C, act_size);
         a->blocks[l].v_cache = take(planner, T * C, act_size);
+    }
+}
+
+static void plan(struct model *model, struct planner *planner)
+{
+    plan_inbox(model, planner);
+    model->losses = take(planner, model->batch * model->spec.context_length, sizeof(real));
+    if (!model->training)
+        model->logits = take(planner, model->spec.vocab_size, sizeof(real));
+    else if (model->lanes > 1)
+        model->lane_gradients = take(planner, model->lanes * model->size, sizeof(real));
+    for (int i = 0; i < model->lanes; i++) {
+        model->places[i].blocks = model->blocks + i * model->spec.n_layer;
+        plan_place(model, planner, &model->places[i]);
     }
 }
 
@@ -212,8 +254,10 @@ int gpt2_plan(struct model *model, size_t *bytes)
     struct planner planner = {0};
 
     *bytes = 0;
-    model->activations.blocks = calloc(model->spec.n_layer, sizeof(struct block));
-    if (!model->activations.blocks)
+    choose_lanes(model);
+    model->places = calloc(model->lanes, sizeof *model->places);
+    model->blocks = calloc(model->lanes * model->spec.n_layer, sizeof *model->blocks);
+    if (!model->places || !model->blocks)
         return -1;
     plan(model, &planner);
     *bytes = planner.used;
@@ -228,55 +272,193 @@ int gpt2_plan(struct model *model, size_t *bytes)
 
 /* ---- forward ---- */
 
+static int rows_of(const struct pass *p)
+{
+    return p->B * p->T;
+}
+
 /* Where the residual stream stands after `layer` blocks. */
-static struct norm *site(struct model *model, int layer)
+static struct norm *site(const struct pass *p, int layer)
 {
-    return layer < model->spec.n_layer ? &model->activations.blocks[layer].ln_1 : &model->activations.ln_f;
+    return layer < p->model->spec.n_layer ? &p->a->blocks[layer].ln_1 : &p->a->ln_f;
 }
 
-static void norm_forward(struct model *model, int slot, struct norm *norm, const real *stream, int rows)
+static void norm_forward(const struct pass *p, int slot, struct norm *norm, const real *stream)
 {
-    struct tensor *t = &model->tensors[slot];
+    const struct tensor *t = &p->model->tensors[slot];
 
-    model->backend->layernorm_forward(model->device, norm->y, norm->mean, norm->rstd, norm->x, stream, t[0].w,
-                                      t[1].w, rows, (int) model->spec.d_model);
+    p->model->backend->layernorm_forward(p->device, norm->y, norm->mean, norm->rstd, norm->x, stream, t[0].w,
+                                         t[1].w, rows_of(p), (int) p->model->spec.d_model);
 }
 
-static void linear(struct model *model, int slot, act *y_act, real *y_real, act *gelu, const act *x, int rows)
+static void linear(const struct pass *p, int slot, act *y_act, real *y_real, act *gelu, const act *x)
 {
-    struct tensor *t = &model->tensors[slot];
+    const struct tensor *t = &p->model->tensors[slot];
 
-    model->backend->linear_forward(model->device, y_act, y_real, gelu, x, t[0].w, t[1].w, rows, t[0].rows,
-                                   t[0].columns);
+    p->model->backend->linear_forward(p->device, y_act, y_real, gelu, x, t[0].w, t[1].w, rows_of(p),
+                                      t[0].rows, t[0].columns);
 }
 
 /* Block `layer` up to its hidden layer.  position < 0: whole sequences, else one row at that position. */
-static void block_inside(struct model *model, int layer, int B, int T, int position)
+static void block_inside(const struct pass *p, int layer, int position)
 {
-    const struct backend *backend = model->backend;
-    struct block *block = &model->activations.blocks[layer];
-    int rows = B * T, C = (int) model->spec.d_model, H = (int) model->spec.n_head;
+    const struct backend *backend = p->model->backend;
+    struct block *block = &p->a->blocks[layer];
+    int C = (int) p->model->spec.d_model, H = (int) p->model->spec.n_head;
 
-    linear(model, block_slot(layer, ATTN), block->qkv, NULL, NULL, block->ln_1.y, rows);
+    linear(p, block_slot(layer, ATTN), block->qkv, NULL, NULL, block->ln_1.y);
     if (position < 0)
-        backend->attention_forward(model->device, block->attended, block->lse, block->qkv, B, T, C, H);
+        backend->attention_forward(p->device, block->attended, block->lse, block->qkv, p->B, p->T, C, H);
     else
-        backend->attention_decode(model->device, block->attended, block->k_cache, block->v_cache, block->qkv,
+        backend->attention_decode(p->device, block->attended, block->k_cache, block->v_cache, block->qkv,
                                   position, C, H);
-    linear(model, block_slot(layer, ATTN_PROJ), NULL, block->ln_2.x, NULL, block->attended, rows);
-    norm_forward(model, block_slot(layer, LN_2), &block->ln_2, block->ln_1.x, rows);
-    linear(model, block_slot(layer, FC), block->hidden, NULL, block->gelu, block->ln_2.y, rows);
+    linear(p, block_slot(layer, ATTN_PROJ), NULL, block->ln_2.x, NULL, block->attended);
+    norm_forward(p, block_slot(layer, LN_2), &block->ln_2, block->ln_1.x);
+    linear(p, block_slot(layer, FC), block->hidden, NULL, block->gelu, block->ln_2.y);
 }
 
 /* The whole block, and the layer norm after it. */
-static void block_forward(struct model *model, int layer, int B, int T, int position)
+static void block_forward(const struct pass *p, int layer, int position)
 {
-    struct block *block = &model->activations.blocks[layer];
-    struct norm *next = site(model, layer + 1);
+    struct block *block = &p->a->blocks[layer];
+    struct norm *next = site(p, layer + 1);
 
-    block_inside(model, layer, B, T, position);
-    linear(model, block_slot(layer, MLP_PROJ), NULL, next->x, NULL, block->hidden, B * T);
-    norm_forward(model, block_slot(layer + 1, LN_1), next, block->ln_2.x, B * T);
+    block_inside(p, layer, position);
+    linear(p, block_slot(layer, MLP_PROJ), NULL, next->x, NULL, block->hidden);
+    norm_forward(p, block_slot(layer + 1, LN_1), next, block->ln_2.x);
+}
+
+/* The batch's tokens, targets or losses from the pass's first on. */
+static size_t first_row(const struct pass *p)
+{
+    return (size_t) p->first * p->T;
+}
+
+/* Embeddings of the tokens and the first `layers` blocks; the result stands at site(layers). */
+static void forward(const struct pass *p, int layers)
+{
+    struct model *model = p->model;
+    struct norm *first = site(p, 0);
+
+    model->backend->embedding_forward(p->device, first->x, model->tokens + first_row(p),
+                                      model->tensors[WTE].w, model->tensors[WPE].w, p->B, p->T,
+                                      (int) model->spec.d_model);
+    norm_forward(p, block_slot(0, LN_1), first, NULL);
+    for (int layer = 0; layer < layers; layer++)
+        block_forward(p, layer, -1);
+}
+
+/* The gradient of a tensor; NULL for a bias that there is not. */
+static real *gradient(const struct pass *p, const struct tensor *t)
+{
+    return t->w ? p->gradients + t->offset : NULL;
+}
+
+/* The loss of every row at the output, and with a scale its gradient in dnormed and wte's. */
+static void output_loss(const struct pass *p, double scale)
+{
+    struct model *model = p->model;
+    const struct tensor *wte = &model->tensors[WTE];
+
+    model->backend->cross_entropy(p->device, model->losses + first_row(p), scale ? p->a->dnormed : NULL,
+                                  scale ? gradient(p, wte) : NULL, p->a->ln_f.y, wte->w,
+                                  model->targets + first_row(p), scale, rows_of(p), wte->columns, wte->rows);
+}
+
+/* ---- backward ---- */
+
+/* dx of the stream += what came through the layer norm (dnormed). */
+static void norm_backward(const struct pass *p, int slot, const struct norm *norm)
+{
+    const struct tensor *t = &p->model->tensors[slot];
+
+    p->model->backend->layernorm_backward(p->device, p->a->dx, gradient(p, &t[0]), gradient(p, &t[1]),
+                                          p->a->dnormed, norm->x, norm->mean, norm->rstd, t[0].w, rows_of(p),
+                                          (int) p->model->spec.d_model);
+}
+
+static void linear_backward(const struct pass *p, int slot, act *dx_act, real *dx_real, const act *dy_act,
+                            const real *dy_real, const act *gelu, const act *x)
+{
+    const struct tensor *t = &p->model->tensors[slot];
+
+    p->model->backend->linear_backward(p->device, dx_act, dx_real, gradient(p, &t[0]), gradient(p, &t[1]),
+                                       dy_act, dy_real, gelu, x, t[0].w, rows_of(p), t[0].rows, t[0].columns);
+}
+
+static void block_backward(const struct pass *p, int layer)
+{
+    const struct tlaw_spec *spec = &p->model->spec;
+    struct activations *a = p->a;
+    struct block *block = &a->blocks[layer];
+
+    if (spec->recompute && layer < spec->n_layer - 1) { /* the last one's is still there */
+        norm_forward(p, block_slot(layer, LN_1), &block->ln_1, NULL);
+        block_inside(p, layer, -1);
+    }
+    linear_backward(p, block_slot(layer, MLP_PROJ), a->dwide, NULL, NULL, a->dx, block->gelu, block->hidden);
+    linear_backward(p, block_slot(layer, FC), NULL, a->dnormed, a->dwide, NULL, NULL, block->ln_2.y);
+    norm_backward(p, block_slot(layer, LN_2), &block->ln_2);
+    linear_backward(p, block_slot(layer, ATTN_PROJ), a->dattended, NULL, NULL, a->dx, NULL, block->attended);
+    p->model->backend->attention_backward(p->device, a->dwide, a->dattended, block->attended, block->lse,
+                                          block->qkv, p->B, p->T, (int) spec->d_model, (int) spec->n_head);
+    linear_backward(p, block_slot(layer, ATTN), NULL, a->dnormed, a->dwide, NULL, NULL, block->ln_1.y);
+    norm_backward(p, block_slot(layer, LN_1), &block->ln_1);
+}
+
+static void backward(const struct pass *p)
+{
+    struct model *model = p->model;
+    const struct tensor *wte = &model->tensors[WTE], *wpe = &model->tensors[WPE];
+    int layers = (int) model->spec.n_layer;
+
+    model->backend->zero(p->device, p->a->dx, (size_t) rows_of(p) * wte->columns * sizeof(real));
+    norm_backward(p, block_slot(layers, LN_1), &p->a->ln_f);
+    for (int layer = layers - 1; layer >= 0; layer--)
+        block_backward(p, layer);
+    model->backend->embedding_backward(p->device, gradient(p, wte), gradient(p, wpe), p->a->dx,
+                                       model->tokens + first_row(p), p->B, p->T, wte->columns, wte->rows);
+}
+
+/* ---- lanes ---- */
+
+/* A batch's way through the model, of which every lane takes a part. */
+struct sweep {
+    struct model *model;
+    int B, T;
+    void (*chunk)(const struct pass *, const struct sweep *);
+    double scale; /* of the losses' gradient */
+    int layer;    /* model_hidden's arguments */
+    real *hidden;
+};
+
+static void run_lane(void *arg, struct device *device, int lane, int place)
+{
+    const struct sweep *s = arg;
+    struct model *model = s->model;
+    int end = s->B * (lane + 1) / model->lanes;
+    struct pass p = {.model = model, .device = device, .a = &model->places[place], .T = s->T};
+
+    p.gradients = model->gradients;
+    if (model->lane_gradients) {
+        p.gradients = model->lane_gradients + lane * model->size;
+        if (s->scale)
+            model->backend->zero(device, p.gradients, model->size * sizeof(real));
+    }
+    for (p.first = s->B * lane / model->lanes; p.first < end; p.first += p.B) {
+        p.B = end - p.first < model->chunk ? end - p.first : model->chunk;
+        s->chunk(&p, s);
+    }
+}
+
+static void run_lanes(const struct sweep *s)
+{
+    struct model *model = s->model;
+
+    if (model->lanes > 1)
+        model->backend->side_by_side(model->device, model->lanes, run_lane, (void *) s);
+    else
+        run_lane((void *) s, model->device, 0, 0);
 }
 
 static void upload_tokens(struct model *model, int32_t *to, const int32_t *tokens, int B, int T)
@@ -284,143 +466,86 @@ static void upload_tokens(struct model *model, int32_t *to, const int32_t *token
     model->backend->upload(model->device, to, tokens, (size_t) B * T * sizeof *tokens);
 }
 
-/* Embeddings of activations.tokens and the first `layers` blocks; the result stands at site(layers). */
-static void forward(struct model *model, int B, int T, int layers)
-{
-    struct activations *a = &model->activations;
-    struct norm *first = site(model, 0);
-
-    model->backend->embedding_forward(model->device, first->x, a->tokens, model->tensors[WTE].w,
-                                      model->tensors[WPE].w, B, T, (int) model->spec.d_model);
-    norm_forward(model, block_slot(0, LN_1), first, NULL, B * T);
-    for (int layer = 0; layer < layers; layer++)
-        block_forward(model, layer, B, T, -1);
-}
-
-/* The loss of every row at the output, and with scale its gradient in dnormed and wte's. */
-static void output_loss(struct model *model, int rows, const double *scale)
-{
-    struct activations *a = &model->activations;
-    struct tensor *wte = &model->tensors[WTE];
-
-    model->backend->cross_entropy(model->device, a->losses, scale ? a->dnormed : NULL, scale ? wte->dw : NULL,
-                                  a->ln_f.y, wte->w, a->targets, scale ? *scale : 0, rows, wte->columns,
-                                  wte->rows);
-}
-
 static void download_losses(struct model *model, real *losses, int rows)
 {
-    model->backend->download(model->device, losses, model->activations.losses, rows * sizeof(real));
+    model->backend->download(model->device, losses, model->losses, rows * sizeof(real));
+}
+
+static void losses_chunk(const struct pass *p, const struct sweep *s)
+{
+    (void) s;
+    forward(p, (int) p->model->spec.n_layer);
+    output_loss(p, 0);
 }
 
 void model_forward(struct model *model, const int32_t *tokens, const int32_t *targets, int B, int T,
                    real *losses)
 {
-    upload_tokens(model, model->activations.tokens, tokens, B, T);
-    upload_tokens(model, model->activations.targets, targets, B, T);
-    forward(model, B, T, (int) model->spec.n_layer);
-    output_loss(model, B * T, NULL);
+    upload_tokens(model, model->tokens, tokens, B, T);
+    upload_tokens(model, model->targets, targets, B, T);
+    run_lanes(&(struct sweep){.model = model, .B = B, .T = T, .chunk = losses_chunk});
     download_losses(model, losses, B * T);
 }
 
-void model_hidden(struct model *model, const int32_t *tokens, int B, int T, int layer, real *hidden)
+static void backward_chunk(const struct pass *p, const struct sweep *s)
 {
-    const struct backend *backend = model->backend;
-    struct activations *a = &model->activations;
-    int layers = layer > model->spec.n_layer ? (int) model->spec.n_layer : layer;
-    size_t n = (size_t) B * T * model->spec.d_model;
-    real *stream = site(model, layers)->x;
-
-    upload_tokens(model, a->tokens, tokens, B, T);
-    forward(model, B, T, layers);
-    if (layer > model->spec.n_layer)
-        backend->act_to_real(model->device, stream, a->ln_f.y, n);
-    backend->download(model->device, hidden, stream, n * sizeof(real));
-}
-
-void model_decode(struct model *model, int32_t token, int position, real *logits)
-{
-    const struct backend *backend = model->backend;
-    struct activations *a = &model->activations;
-    struct tensor *wte = &model->tensors[WTE], *wpe = &model->tensors[WPE];
-    int C = wte->columns, V = wte->rows;
-
-    backend->upload(model->device, a->tokens, &token, sizeof token);
-    backend->embedding_forward(model->device, site(model, 0)->x, a->tokens, wte->w,
-                               wpe->w + (size_t) position * C, 1, 1, C);
-    norm_forward(model, block_slot(0, LN_1), site(model, 0), NULL, 1);
-    for (int layer = 0; layer < model->spec.n_layer; layer++)
-        block_forward(model, layer, 1, 1, position);
-    backend->logits(model->device, a->logits, a->ln_f.y, wte->w, 1, C, V);
-    backend->download(model->device, logits, a->logits, V * sizeof(real));
-}
-
-/* ---- backward ---- */
-
-/* dx of the stream += what came through the layer norm (dnormed). */
-static void norm_backward(struct model *model, int slot, const struct norm *norm, int rows)
-{
-    struct activations *a = &model->activations;
-    struct tensor *t = &model->tensors[slot];
-
-    model->backend->layernorm_backward(model->device, a->dx, t[0].dw, t[1].dw, a->dnormed, norm->x,
-                                       norm->mean, norm->rstd, t[0].w, rows, (int) model->spec.d_model);
-}
-
-static void linear_backward(struct model *model, int slot, act *dx_act, real *dx_real, const act *dy_act,
-                            const real *dy_real, const act *gelu, const act *x, int rows)
-{
-    struct tensor *t = &model->tensors[slot];
-
-    model->backend->linear_backward(model->device, dx_act, dx_real, t[0].dw, t[1].dw, dy_act, dy_real, gelu,
-                                    x, t[0].w, rows, t[0].rows, t[0].columns);
-}
-
-static void block_backward(struct model *model, int layer, int B, int T)
-{
-    struct activations *a = &model->activations;
-    struct block *block = &a->blocks[layer];
-    int rows = B * T;
-
-    if (model->spec.recompute && layer < model->spec.n_layer - 1) { /* the last one's is still there */
-        norm_forward(model, block_slot(layer, LN_1), &block->ln_1, NULL, rows);
-        block_inside(model, layer, B, T, -1);
-    }
-    linear_backward(model, block_slot(layer, MLP_PROJ), a->dwide, NULL, NULL, a->dx, block->gelu,
-                    block->hidden, rows);
-    linear_backward(model, block_slot(layer, FC), NULL, a->dnormed, a->dwide, NULL, NULL, block->ln_2.y,
-                    rows);
-    norm_backward(model, block_slot(layer, LN_2), &block->ln_2, rows);
-    linear_backward(model, block_slot(layer, ATTN_PROJ), a->dattended, NULL, NULL, a->dx, NULL,
-                    block->attended, rows);
-    model->backend->attention_backward(model->device, a->dwide, a->dattended, block->attended, block->lse,
-                                       block->qkv, B, T, (int) model->spec.d_model, (int) model->spec.n_head);
-    linear_backward(model, block_slot(layer, ATTN), NULL, a->dnormed, a->dwide, NULL, NULL, block->ln_1.y,
-                    rows);
-    norm_backward(model, block_slot(layer, LN_1), &block->ln_1, rows);
+    forward(p, (int) p->model->spec.n_layer);
+    output_loss(p, s->scale);
+    backward(p);
 }
 
 void gpt2_backward(struct model *model, int B, int T, double scale)
 {
-    struct activations *a = &model->activations;
-    struct tensor *wte = &model->tensors[WTE], *wpe = &model->tensors[WPE];
-    int layers = (int) model->spec.n_layer, rows = B * T;
-
-    forward(model, B, T, layers);
-    output_loss(model, rows, &scale);
-    model->backend->zero(model->device, a->dx, (size_t) rows * wte->columns * sizeof(real));
-    norm_backward(model, block_slot(layers, LN_1), &a->ln_f, rows);
-    for (int layer = layers - 1; layer >= 0; layer--)
-        block_backward(model, layer, B, T);
-    model->backend->embedding_backward(model->device, wte->dw, wpe->dw, a->dx, a->tokens, B, T, wte->columns,
-                                       wte->rows);
+    run_lanes(&(struct sweep){.model = model, .B = B, .T = T, .chunk = backward_chunk, .scale = scale});
+    if (model->lane_gradients)
+        model->backend->add_lanes(model->device, model->gradients, model->lane_gradients, model->lanes,
+                                  model->size);
 }
 
 void model_backward(struct model *model, const int32_t *tokens, const int32_t *targets, int B, int T,
                     double scale, real *losses)
 {
-    upload_tokens(model, model->activations.tokens, tokens, B, T);
-    upload_tokens(model, model->activations.targets, targets, B, T);
+    upload_tokens(model, model->tokens, tokens, B, T);
+    upload_tokens(model, model->targets, targets, B, T);
     gpt2_backward(model, B, T, scale);
     download_losses(model, losses, B * T);
+}
+
+static void hidden_chunk(const struct pass *p, const struct sweep *s)
+{
+    const struct backend *backend = p->model->backend;
+    int n_layer = (int) p->model->spec.n_layer, layers = s->layer > n_layer ? n_layer : s->layer;
+    size_t C = p->model->spec.d_model, n = rows_of(p) * C;
+    real *stream = site(p, layers)->x;
+
+    forward(p, layers);
+    if (s->layer > n_layer)
+        backend->act_to_real(p->device, stream, p->a->ln_f.y, n);
+    backend->download(p->device, s->hidden + first_row(p) * C, stream, n * sizeof(real));
+}
+
+void model_hidden(struct model *model, const int32_t *tokens, int B, int T, int layer, real *hidden)
+{
+    upload_tokens(model, model->tokens, tokens, B, T);
+    run_lanes(&(struct sweep){
+        .model = model, .B = B, .T = T, .chunk = hidden_chunk, .layer = layer, .hidden = hidden});
+}
+
+/* ---- token by token ---- */
+
+void model_decode(struct model *model, int32_t token, int position, real *logits)
+{
+    const struct backend *backend = model->backend;
+    const struct tensor *wte = &model->tensors[WTE], *wpe = &model->tensors[WPE];
+    struct pass p = {.model = model, .device = model->device, .a = model->places, .B = 1, .T = 1};
+    int C = wte->columns, V = wte->rows;
+
+    backend->upload(model->device, model->tokens, &token, sizeof token);
+    backend->embedding_forward(model->device, site(&p, 0)->x, model->tokens, wte->w,
+                               wpe->w + (size_t) position * C, 1, 1, C);
+    norm_forward(&p, block_slot(0, LN_1), site(&p, 0), NULL);
+    for (int layer = 0; layer < model->spec.n_layer; layer++)
+        block_forward(&p, layer, position);
+    backend->logits(model->device, model->logits, p.a->ln_f.y, wte->w, 1, C, V);
+    backend->download(model->device, logits, model->logits, V * sizeof(real));
 }

@@ -6,15 +6,21 @@
  *
  * What a training step is told lies at the start of the activations: the update's numbers, tokens, targets.
  * The host keeps the same block (inbox), so that one copy brings all of it.
+ *
+ * A batch of a small model goes through the layers in lanes: each takes consecutive sequences, `chunk` at a
+ * time, through the whole model and adds up gradients of its own, which are then added in the order of the
+ * lanes.  Invariant: lanes and chunk follow from the specification and the batch alone, so that the bits do
+ * not depend on how many lanes go side by side.
  */
 #ifndef TLAW_GPT2_H
 #define TLAW_GPT2_H
 
 #include "model.h"
 
-/* A parameter where it lies; w is NULL for a bias that the specification leaves out, dw without training. */
+/* A parameter where it lies; w is NULL for a bias that the specification leaves out. */
 struct tensor {
-    real *w, *dw;
+    real *w;
+    size_t offset;     /* in the parameter block, and in one of gradients */
     int rows, columns; /* a vector has one row */
 };
 
@@ -32,10 +38,8 @@ struct block {
     act *k_cache, *v_cache; /* [T,C]; without training only */
 };
 
+/* Where the sequences of a chunk stand on their way through the layers. */
 struct activations {
-    struct update *update;
-    int32_t *tokens, *targets;
-    real *losses, *logits;
     struct block *blocks;
     struct norm ln_f;
     real *dx, *dnormed;     /* gradients: of the residual stream, and of a layer norm's or block's output */
@@ -55,8 +59,14 @@ struct model {
     struct segment *segments; /* of the parameter block, on the device */
     int n_segments;
     struct tensor *tensors;
-    struct activations activations;
-    void *activation_memory;
+    int lanes, chunk;           /* parts of a batch; sequences of a lane at a time */
+    real *lane_gradients;       /* [lanes][size]; NULL with one lane, which adds to gradients */
+    struct activations *places; /* as many as lanes; a lane takes one that no other uses */
+    struct block *blocks;       /* of all places */
+    void *activation_memory;    /* all that is below, then the places */
+    struct update *update;
+    int32_t *tokens, *targets; /* of the batch */
+    real *losses, *logits;
     struct inbox { /* on the host */
         char *memory;
         size_t bytes;
@@ -72,11 +82,12 @@ struct model {
 
 /* Points model->tensors at the parameters. 0, or -1 when memory is short. */
 int gpt2_bind(struct model *model);
-/* Plans and allocates the activations and the inbox. 0, or -1 when they do not fit; *bytes: their size. */
+/* Chooses the lanes, plans and allocates the activations and the inbox. 0, or -1 when they do not fit;
+ * *bytes: their size. */
 int gpt2_plan(struct model *model, size_t *bytes);
 /*
- * Forward and backward of what lies in the activations' tokens and targets: operations only.  Losses in
- * activations, gradients += of scale * their sum.
+ * Forward and backward of what lies in the model's tokens and targets: operations only.  Losses in the
+ * model's, gradients += of scale * their sum.
  */
 void gpt2_backward(struct model *model, int B, int T, double scale);
 

@@ -137,7 +137,8 @@ void model_free(struct model *model)
             model->backend->free(model->device, on_device[i]);
     free(model->parameters);
     free(model->tensors);
-    free(model->activations.blocks);
+    free(model->blocks);
+    free(model->places);
     free(model->inbox.memory);
     free(model->host_memory);
     free(model);
@@ -224,11 +225,11 @@ static struct update update_of(const struct model *model, int64_t step, double l
                            .correction2 = 1 - pow(model->spec.beta2, (double) step)};
 }
 
-/* By the numbers in activations.update: operations only. */
+/* By the numbers in model->update: operations only. */
 static void update_weights(struct model *model)
 {
     const struct tlaw_spec *spec = &model->spec;
-    struct update *update = model->activations.update;
+    struct update *update = model->update;
     const struct adamw constants = {spec->beta1, spec->beta2, 1e-8, spec->weight_decay, spec->grad_clip};
 
     model->backend->sum_squares(model->device, &update->squares, model->gradients, model->size);
@@ -240,9 +241,9 @@ double model_update(struct model *model, int64_t step, double learning_rate)
 {
     struct update update = update_of(model, step, learning_rate);
 
-    model->backend->upload(model->device, model->activations.update, &update, sizeof update);
+    model->backend->upload(model->device, model->update, &update, sizeof update);
     update_weights(model);
-    model->backend->download(model->device, &update, model->activations.update, sizeof update);
+    model->backend->download(model->device, &update, model->update, sizeof update);
     return sqrt(update.squares);
 }
 
@@ -266,13 +267,12 @@ static void run_micro_batch(void *arg)
 {
     const struct micro_batch *micro = arg;
     struct model *model = micro->model;
-    struct activations *a = &model->activations;
     int T = (int) model->spec.context_length;
 
     if (micro->first)
         model_zero_gradients(model);
     gpt2_backward(model, model->batch, T, loss_scale(model));
-    model->backend->add_losses(model->device, &a->update->loss, a->losses, (size_t) model->batch * T);
+    model->backend->add_losses(model->device, &model->update->loss, model->losses, (size_t) model->batch * T);
     if (micro->last)
         update_weights(model);
 }
@@ -293,7 +293,7 @@ void model_step_add(struct model *model, const int32_t *tokens, const int32_t *t
                     inbox->bytes - skipped);
     backend->repeat(model->device, &model->recordings[micro.first][micro.last], run_micro_batch, &micro);
     if (micro.last)
-        backend->begin_download(model->device, &model->answers[model->begun++ % 2], model->activations.update,
+        backend->begin_download(model->device, &model->answers[model->begun++ % 2], model->update,
                                 sizeof(struct update));
 }
 

@@ -9,6 +9,7 @@
  */
 #include "../../kernels/model/model.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,9 @@ static const char *const operation_names[OPERATIONS] = {
 };
 static const struct backend *plain;                /* the backend that is timed */
 static double spent[OPERATIONS], work[OPERATIONS]; /* seconds; floating-point operations of products */
+static pthread_mutex_t adding = PTHREAD_MUTEX_INITIALIZER;
+static int lane_threads;           /* of the device that is timed */
+static _Thread_local bool in_lane; /* this thread's operations are its own: of the step's time, a share */
 
 /* Waits until the device has done what it was asked for. */
 static void *settled; /* a byte on the device */
@@ -62,13 +66,20 @@ static void settle(struct device *device)
     plain->download(device, &byte, settled, 1);
 }
 
+static void account(int operation, double time, double flops)
+{
+    pthread_mutex_lock(&adding);
+    spent[operation] += in_lane ? time / lane_threads : time;
+    work[operation] += flops;
+    pthread_mutex_unlock(&adding);
+}
+
 #define TIMED(operation, flops, call)                                                                        \
     do {                                                                                                     \
         double start_ = seconds();                                                                           \
         call;                                                                                                \
         settle(device);                                                                                      \
-        spent[operation] += seconds() - start_;                                                              \
-        work[operation] += flops;                                                                            \
+        account(operation, seconds() - start_, flops);                                                       \
     } while (0)
 
 static void timed_embedding_forward(struct device *device, real *x, const int32_t *tokens, const real *wte,
@@ -155,11 +166,32 @@ static void timed_repeat(struct device *device, struct recording **recording, vo
     body(arg);
 }
 
-static struct backend timed_backend(const struct backend *backend)
+struct timed_lane {
+    void (*body)(void *arg, struct device *, int lane, int place);
+    void *arg;
+};
+
+static void timed_lane(void *arg, struct device *device, int lane, int place)
+{
+    const struct timed_lane *timed = arg;
+
+    in_lane = true;
+    timed->body(timed->arg, device, lane, place);
+    in_lane = false;
+}
+
+static void timed_side_by_side(struct device *device, int lanes,
+                               void (*body)(void *arg, struct device *, int lane, int place), void *arg)
+{
+    plain->side_by_side(device, lanes, timed_lane, &(struct timed_lane){body, arg});
+}
+
+static struct backend timed_backend(const struct backend *backend, int threads)
 {
     struct backend timed = *backend;
 
     plain = backend;
+    lane_threads = threads;
     timed.embedding_forward = timed_embedding_forward;
     timed.embedding_backward = timed_embedding_backward;
     timed.layernorm_forward = timed_layernorm_forward;
@@ -170,6 +202,8 @@ static struct backend timed_backend(const struct backend *backend)
     timed.attention_backward = timed_attention_backward;
     timed.cross_entropy = timed_cross_entropy;
     timed.repeat = timed_repeat;
+    if (backend->side_by_side)
+        timed.side_by_side = timed_side_by_side;
     timed.sum_squares = timed_sum_squares;
     timed.adamw = timed_adamw;
     return timed;
@@ -342,7 +376,7 @@ int main(int argc, char **argv)
 
     fill_spec(&b.spec, argv + 4);
     if (device) {
-        timed = timed_backend(backend);
+        timed = timed_backend(backend, atoi(argv[3]));
         settled = backend->alloc(device, 1);
         b.model = model_create(&b.spec, argc == 11 ? &timed : backend, device, (int) b.spec.batch_size, true,
                                message, sizeof message);

@@ -325,6 +325,15 @@ static void optimiser(struct run *r, const int *s, int variant)
     }
 }
 
+static void add_lanes(struct run *r, const int *s, int variant)
+{
+    size_t n = s[1];
+    real *parts = in_real(r, s[0] * n, 1);
+
+    (void) variant;
+    r->backend->add_lanes(r->device, change_real(r, "sum", n), parts, s[0], n);
+}
+
 /* Weights of alloc_weights: products read what upload and AdamW made of them last. */
 static void weights(struct run *r, const int *s, int variant)
 {
@@ -502,6 +511,7 @@ static const struct {
      4,
      {{1, 4, 3}, {5, 7, 257}, {64, 64, 64}, {33, 16, 65}, {300, 24, 1000}, {70, 5, 4099}, {140, 3, 2100}}},
     {"optimiser n", optimiser, 4, {{1}, {7}, {64}, {1025}, {100003}}},
+    {"sum of lanes n", add_lanes, 1, {{1, 1}, {2, 7}, {3, 64}, {16, 1025}, {5, 50003}}},
 };
 
 static double shape_size(const int *shape)
@@ -523,7 +533,8 @@ __attribute__((unused)) static void check_backend(const struct backend *backend)
     if (ok(subject.device != NULL, "%s with %s opens %s", backend->name, backend->precision, message)) {
         for (size_t op = 0; op < sizeof table / sizeof *table; op++)
             for (int shape = 0; shape < 10 && table[op].shapes[shape][0]; shape++)
-                if (shape_size(table[op].shapes[shape]) <= largest_shape)
+                if (shape_size(table[op].shapes[shape]) <= largest_shape &&
+                    (table[op].op != add_lanes || backend->add_lanes))
                     check(&subject, table[op].name, table[op].op, table[op].shapes[shape],
                           table[op].variants);
         backend->close(subject.device);

@@ -178,8 +178,7 @@ int main(void)
     }
     make_corpus();
     check_backend(&cpu_backend_amx_model);
-    test_bits(&cpu_backend_amx_model);
-    test_agreement(&cpu_backend_amx_model);
+    test_training(&cpu_backend_amx_model);
     return tap_end();
 }
 #else

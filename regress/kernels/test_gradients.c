@@ -359,6 +359,54 @@ static void test_accumulation(void)
     model_free(model);
 }
 
+/*
+ * Sequences in 16 lanes, some in two chunks, and then a few, which leave lanes empty, against the same ones
+ * two by two: losses, hidden states, gradients.
+ */
+static void test_lanes(void)
+{
+    enum { B = 1700, FEW = 5, T = 5, C = 4 };
+    struct tlaw_spec spec = {
+        .arch = "gpt2", .n_layer = 1, .n_head = 1, .d_model = C, .context_length = T, .vocab_size = 7};
+    char message[200];
+    struct model *models[] = {model_create(&spec, backend, device, B, true, message, sizeof message),
+                              model_create(&spec, backend, device, 2, true, message, sizeof message)};
+    int32_t *tokens = (void *) zeros(B * T), *targets = (void *) zeros(B * T);
+    size_t n = model_size(models[0]);
+    real *gradients[2], *losses[2], *hidden[2];
+    double wrong = 0, all = 0;
+
+    for (int i = 0; i < B * T; i++) {
+        tokens[i] = (int32_t) rng_below(8, RNG_SAMPLE, i, 7);
+        targets[i] = (int32_t) rng_below(9, RNG_SAMPLE, i, 7);
+    }
+    for (int m = 0; m < 2; m++) {
+        int step = m == 0 ? B : 2;
+
+        gradients[m] = zeros(n), losses[m] = zeros(B * T), hidden[m] = zeros(B * T * C);
+        model_init(models[m]);
+        model_zero_gradients(models[m]);
+        for (int b = 0; b < B; b += step) {
+            model_hidden(models[m], tokens + b * T, step, T, 1, hidden[m] + b * T * C);
+            model_backward(models[m], tokens + b * T, targets + b * T, step, T, 0.1, losses[m] + b * T);
+        }
+        for (int b = 0; b < FEW; b += m ? 1 : FEW)
+            model_backward(models[m], tokens + b * T, targets + b * T, m ? 1 : FEW, T, 0.1,
+                           losses[m] + b * T);
+        model_get_gradients(models[m], gradients[m]);
+        model_free(models[m]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        wrong += pow(gradients[0][i] - gradients[1][i], 2);
+        all += pow(gradients[1][i], 2);
+    }
+    ok(sqrt(wrong / all) < 1e-12, "lanes' gradients add up to the batch's: relative error %.1e",
+       sqrt(wrong / all));
+    ok(memcmp(losses[0], losses[1], B * T * sizeof(real)) == 0 &&
+           memcmp(hidden[0], hidden[1], B * T * C * sizeof(real)) == 0,
+       "losses and hidden states in lanes: the same bits");
+}
+
 int main(void)
 {
     char message[200];
@@ -380,6 +428,7 @@ int main(void)
     test_model(1, 1, 5, 1);
     test_model(0, 3, 4, 2);
     test_accumulation();
+    test_lanes();
     backend->close(device);
     while (n_arrays > 0)
         free(arrays[--n_arrays]);

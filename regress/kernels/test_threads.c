@@ -123,6 +123,40 @@ static bool set_threads_keeps_bits(void)
     return same;
 }
 
+/* Which lanes were run, and who is at each place; several threads write. */
+struct lanes {
+    _Atomic int runs[9], at[9], wrong;
+    struct device *outer;
+    int count;
+};
+
+static void stay(void *arg, struct device *device, int lane, int place)
+{
+    struct lanes *l = arg;
+    double sums[1] = {0};
+
+    l->wrong += place < 0 || place >= l->count || device == l->outer || pool_threads(device->pool) != 1;
+    l->wrong += l->at[place]++ != 0;
+    spend(sums, 0, 0);
+    l->at[place]--;
+    l->runs[lane]++;
+}
+
+static bool lanes_have_places(int threads, int count)
+{
+    char message[256];
+    struct device *device = cpu_open(threads, message, sizeof message);
+    struct lanes l = {.outer = device, .count = count};
+    bool right = true;
+
+    for (int i = 0; i < 50; i++)
+        cpu_side_by_side(device, count, stay, &l);
+    for (int lane = 0; lane < 9; lane++)
+        right = right && l.runs[lane] == (lane < count ? 50 : 0);
+    cpu_close(device);
+    return right && l.wrong == 0;
+}
+
 int main(void)
 {
     const int threads[] = {1, 2, 3, 8};
@@ -132,6 +166,10 @@ int main(void)
         ok(run_jobs(threads[i], 3000), "3000 jobs on %d threads: every unit once", threads[i]);
     ok(signals_stay_out(), "signals are taken by the caller's thread only");
     ok(set_threads_keeps_bits(), "set_threads between operations: the same bits");
+    for (int i = 0; i < 4; i++)
+        for (int count = 2; count <= 9; count += 7)
+            ok(lanes_have_places(threads[i], count),
+               "%d lanes on %d threads: each once, alone at a place below %d", count, threads[i], count);
     ok(!cpu_open(0, message, sizeof message) && strstr(message, "threads = 0"),
        "no device with 0 threads: %s", message);
     return tap_end();

@@ -342,11 +342,8 @@ int main(void)
 
     make_corpus();
     reference = reference_backend.open(1, message, sizeof message);
-    for (int i = 0; i < count; i++) {
-        test_bits(backends[i]);
-        if (i > 0)
-            test_agreement(backends[i]);
-    }
+    for (int i = 0; i < count; i++)
+        test_training(backends[i]);
     test_batches();
     test_accumulation();
     test_schedules();

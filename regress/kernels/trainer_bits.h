@@ -1,6 +1,6 @@
 /*
- * A small corpus made here; test_bits: the trainer's bits on one backend, twice, with other numbers of
- * threads, stopped and resumed; test_agreement: its losses and gradients against the reference's.
+ * A small corpus made here; test_training: the trainer's bits on one backend, twice, with other numbers of
+ * threads, stopped and resumed, and its losses and gradients against the reference's.
  */
 #ifndef TLAW_TRAINER_BITS_H
 #define TLAW_TRAINER_BITS_H
@@ -79,6 +79,19 @@ static struct tlaw_spec small_spec(void)
                               .precision = "float32"};
 }
 
+/* Batches that go through the model in lanes: 130 sequences in four of them, 56 at most at a time. */
+static struct tlaw_spec lanes_spec(void)
+{
+    struct tlaw_spec spec = small_spec();
+
+    spec.steps = 4;
+    spec.warmup_steps = 1;
+    spec.batch_size = 260;
+    spec.micro_batch = 130;
+    spec.eval_tokens = 600;
+    return spec;
+}
+
 static struct trainer *create(const struct tlaw_spec *spec, const struct backend *backend,
                               struct device *device)
 {
@@ -124,7 +137,7 @@ static bool with_changing_threads(const struct tlaw_spec *spec, const struct bac
     struct trainer *trainer = create(spec, backend, device);
     bool same;
 
-    for (int64_t step = 1; step <= STEPS; step++) {
+    for (int64_t step = 1; step <= spec->steps; step++) {
         backend->set_threads(device, 1 + (int) step % 3);
         advance(trainer, spec, step);
     }
@@ -154,57 +167,56 @@ static bool resumed(const struct tlaw_spec *spec, const struct backend *backend,
     same = trainer_load(trainer, state, size, message, sizeof message) == 0 &&
            trainer_step_number(trainer) == stop;
     free(state);
-    advance(trainer, spec, STEPS);
+    advance(trainer, spec, spec->steps);
     same = same && same_state(trainer, expected, expected_size);
     trainer_free(trainer);
     backend->close(device);
     return same;
 }
 
-static void test_bits(const struct backend *backend)
+static void test_bits(const struct backend *backend, const struct tlaw_spec *spec)
 {
-    struct tlaw_spec spec = small_spec();
     struct device *device = backend->open(1, message, sizeof message);
-    struct trainer *trainer = create(&spec, backend, device);
-    const char *name = backend->name, *precision = backend->precision;
+    struct trainer *trainer = create(spec, backend, device);
     double before = trainer_validate(trainer, NULL, NULL), after;
+    char name[64];
     size_t size;
     void *state;
     bool same = true;
 
-    advance(trainer, &spec, STEPS);
+    snprintf(name, sizeof name, "%s %s, batches of %d", backend->name, backend->precision,
+             (int) spec->micro_batch);
+    advance(trainer, spec, spec->steps);
     state = trainer_save(trainer, &size);
     after = trainer_validate(trainer, NULL, NULL);
-    ok(after < before - 0.1, "%s %s: validation loss falls from %.3f to %.3f", name, precision, before,
-       after);
+    ok(after < before - 0.1, "%s: validation loss falls from %.3f to %.3f", name, before, after);
     trainer_free(trainer);
 
-    trainer = create(&spec, backend, device);
-    advance(trainer, &spec, STEPS);
-    ok(same_state(trainer, state, size), "%s %s: the same specification gives the same bits", name,
-       precision);
+    trainer = create(spec, backend, device);
+    advance(trainer, spec, spec->steps);
+    ok(same_state(trainer, state, size), "%s: the same specification gives the same bits", name);
     trainer_free(trainer);
     backend->close(device);
 
-    ok(with_changing_threads(&spec, backend, state, size),
-       "%s %s: same bits when the number of threads changes in mid-run", name, precision);
-    for (int64_t stop = 1; stop < STEPS; stop++)
-        same = same && resumed(&spec, backend, stop, state, size);
-    ok(same, "%s %s: stopped at any step and resumed: same bits", name, precision);
+    ok(with_changing_threads(spec, backend, state, size),
+       "%s: same bits when the number of threads changes in mid-run", name);
+    for (int64_t stop = 1; stop < spec->steps; stop++)
+        same = same && resumed(spec, backend, stop, state, size);
+    ok(same, "%s: stopped at any step and resumed: same bits", name);
     free(state);
 }
 
 /* Loss after all steps and the first step's gradient, malloc'd. */
-static real *losses_and_gradient(const struct backend *backend, double *loss, size_t *n)
+static real *losses_and_gradient(const struct backend *backend, const struct tlaw_spec *spec, double *loss,
+                                 size_t *n)
 {
-    struct tlaw_spec spec = small_spec();
     struct device *device = backend->open(2, message, sizeof message);
-    struct trainer *trainer = create(&spec, backend, device);
+    struct trainer *trainer = create(spec, backend, device);
     real *gradient = malloc((*n = model_size(trainer_model(trainer))) * sizeof *gradient);
 
     trainer_step(trainer);
     model_get_gradients(trainer_model(trainer), gradient);
-    while (trainer_step_number(trainer) < STEPS)
+    while (trainer_step_number(trainer) < spec->steps)
         trainer_step(trainer);
     *loss = trainer_validate(trainer, NULL, NULL);
     trainer_free(trainer);
@@ -212,25 +224,38 @@ static real *losses_and_gradient(const struct backend *backend, double *loss, si
     return gradient;
 }
 
-static void test_agreement(const struct backend *backend)
+static void test_agreement(const struct backend *backend, const struct tlaw_spec *spec)
 {
     bool exact = strcmp(backend->precision, "float32") == 0;
     double truth_loss, loss, wrong = 0, all = 0;
     size_t n;
-    real *truth = losses_and_gradient(&reference_backend, &truth_loss, &n),
-         *gradient = losses_and_gradient(backend, &loss, &n);
+    real *truth = losses_and_gradient(&reference_backend, spec, &truth_loss, &n),
+         *gradient = losses_and_gradient(backend, spec, &loss, &n);
 
     for (size_t i = 0; i < n; i++) {
         wrong += pow((double) gradient[i] - truth[i], 2);
         all += pow(truth[i], 2);
     }
-    ok(sqrt(wrong / all) < (exact ? 1e-5 : 1e-2), "%s %s: the first gradient is the reference's to %.1e",
-       backend->name, backend->precision, sqrt(wrong / all));
+    ok(sqrt(wrong / all) < (exact ? 1e-5 : 1e-2),
+       "%s %s, batches of %d: the first gradient is the reference's to %.1e", backend->name,
+       backend->precision, (int) spec->micro_batch, sqrt(wrong / all));
     ok(fabs(loss / truth_loss - 1) < (exact ? 1e-5 : 1e-3),
-       "%s %s: after %d steps the loss is the reference's to %.1e", backend->name, backend->precision, STEPS,
-       fabs(loss / truth_loss - 1));
+       "%s %s, batches of %d: after %d steps the loss is the reference's to %.1e", backend->name,
+       backend->precision, (int) spec->micro_batch, (int) spec->steps, fabs(loss / truth_loss - 1));
     free(truth);
     free(gradient);
+}
+
+/* Both, of a backend, in small batches and in lanes. */
+static void test_training(const struct backend *backend)
+{
+    const struct tlaw_spec specs[] = {small_spec(), lanes_spec()};
+
+    for (int i = 0; i < 2; i++) {
+        test_bits(backend, &specs[i]);
+        if (backend != &reference_backend)
+            test_agreement(backend, &specs[i]);
+    }
 }
 
 #endif

@@ -140,28 +140,59 @@ void *device_own(struct device *device, int thread, size_t bytes)
     return grow(&device->own[thread], bytes);
 }
 
-static void free_own(struct device *device)
+static void free_shared(struct device *device)
 {
-    for (int i = 0; device->own && i < pool_threads(device->pool); i++)
+    for (int i = 0; i < SCRATCH_COUNT; i++)
+        free(device->shared[i].memory);
+}
+
+/* ---- threads ---- */
+
+static void stop_threads(struct device *device)
+{
+    int threads = device->pool ? pool_threads(device->pool) : 0;
+
+    for (int i = 0; device->own && i < threads; i++)
         free(device->own[i].memory);
+    for (int i = 0; device->lanes && i < threads; i++) {
+        stop_threads(&device->lanes[i]);
+        free_shared(&device->lanes[i]);
+    }
     free(device->own);
-    device->own = NULL;
+    free(device->lanes);
+    pool_free(device->pool);
+}
+
+/* Threads with scratch, without lanes. 0, or -1: whoever asked calls stop_threads. */
+static int start_plain(struct device *device, int threads)
+{
+    device->pool = pool_create(threads);
+    device->own = device->pool ? calloc((size_t) threads, sizeof *device->own) : NULL;
+    return device->own ? 0 : -1;
+}
+
+/* The same with a lane for every thread. */
+static int start_threads(struct device *device, int threads)
+{
+    if (start_plain(device, threads) < 0 ||
+        !(device->lanes = calloc((size_t) threads, sizeof *device->lanes)))
+        return -1;
+    for (int i = 0; i < threads; i++)
+        if (start_plain(&device->lanes[i], 1) < 0)
+            return -1;
+    return 0;
 }
 
 struct device *cpu_open(int threads, char *message, size_t message_size)
 {
-    struct device *device = calloc(1, sizeof *device);
+    struct device *device;
 
     if (threads < 1) {
         snprintf(message, message_size, "threads = %d: at least 1 is needed", threads);
-        free(device);
         return NULL;
     }
-    if (device)
-        device->pool = pool_create(threads);
-    if (device && device->pool)
-        device->own = calloc((size_t) threads, sizeof *device->own);
-    if (!device || !device->own) {
+    device = calloc(1, sizeof *device);
+    if (!device || start_threads(device, threads) < 0) {
         snprintf(message, message_size, "could not start %d threads", threads);
         if (device)
             cpu_close(device);
@@ -172,32 +203,53 @@ struct device *cpu_open(int threads, char *message, size_t message_size)
 
 void cpu_close(struct device *device)
 {
-    free_own(device);
-    for (int i = 0; i < SCRATCH_COUNT; i++)
-        free(device->shared[i].memory);
-    pool_free(device->pool);
+    stop_threads(device);
+    free_shared(device);
     free(device);
 }
 
 /* The results do not depend on it, so a number that cannot be had leaves the old one. */
 void cpu_set_threads(struct device *device, int threads)
 {
+    struct device next = {0};
+
     if (threads < 1 || threads == pool_threads(device->pool))
         return;
-    struct pool *pool = pool_create(threads);
-    struct buffer *own = calloc((size_t) threads, sizeof *own);
-
-    if (!pool || !own) {
+    if (start_threads(&next, threads) < 0) {
         fprintf(stderr, "could not start %d threads; staying with %d\n", threads, pool_threads(device->pool));
-        pool_free(pool);
-        free(own);
+        stop_threads(&next);
         return;
     }
-    free_own(device);
-    pool_free(device->pool);
-    device->pool = pool;
-    device->own = own;
+    stop_threads(device);
+    device->pool = next.pool;
+    device->own = next.own;
+    device->lanes = next.lanes;
 }
+
+struct side_by_side {
+    struct device *device;
+    int lanes;
+    void (*body)(void *arg, struct device *, int lane, int place);
+    void *arg;
+};
+
+/* A thread keeps to its place, unless there are more threads than lanes. */
+static void side_by_side_unit(void *arg, long lane, int thread)
+{
+    const struct side_by_side *s = arg;
+    struct device *own = &s->device->lanes[thread];
+
+    own->weights = s->device->weights;
+    s->body(s->arg, own, (int) lane, pool_threads(s->device->pool) > s->lanes ? (int) lane : thread);
+}
+
+void cpu_side_by_side(struct device *device, int lanes,
+                      void (*body)(void *arg, struct device *, int lane, int place), void *arg)
+{
+    pool_run(device->pool, lanes, side_by_side_unit, &(struct side_by_side){device, lanes, body, arg});
+}
+
+/* ---- memory ---- */
 
 void *cpu_alloc(struct device *device, size_t bytes)
 {

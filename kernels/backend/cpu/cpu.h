@@ -43,6 +43,7 @@ struct device {
         void *memory;
         size_t size;
     } shared[SCRATCH_COUNT], *own; /* own: one a thread */
+    struct device *lanes;          /* one a thread, with that thread alone; these have none */
 };
 
 /*
@@ -63,6 +64,8 @@ void cpu_copy(struct device *, void *to, const void *from, size_t bytes);
 void cpu_zero(struct device *, void *, size_t bytes);
 void cpu_repeat(struct device *, struct recording **, void (*body)(void *arg), void *arg);
 void cpu_forget(struct device *, struct recording *);
+void cpu_side_by_side(struct device *, int lanes,
+                      void (*body)(void *arg, struct device *, int lane, int place), void *arg);
 void cpu_add_losses(struct device *, double *sum, const real *losses, size_t n);
 
 #endif

@@ -671,6 +671,7 @@ OPERATION(cross_entropy, real *, real *, real *, const act *, const real *, cons
 OPERATION(logits, real *, const act *, const real *, int, int, int);
 OPERATION(upload, void *, const void *, size_t);
 OPERATION(sum_squares, double *, const real *, size_t);
+OPERATION(add_lanes, real *, const real *, int, size_t);
 OPERATION(adamw, real *, const real *, real *, real *, size_t, const struct segment *, int,
           const struct adamw *, const struct update *);
 

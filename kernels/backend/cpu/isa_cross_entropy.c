@@ -1,14 +1,13 @@
 /*
  * The head: logits, softmax, loss and their gradients over blocks of rows, in place in one block of logits.
  *
- * A block holds LOGITS floats or 256 rows, whichever is more; its logits become their own gradients.
+ * A block's logits become their own gradients.
  *
  * Roof: the FMA units.  Measured (Zen 5, one thread): at d_model 384 and 8,192 words 74 % of it in float32
  * and 72 % in bf16; at d_model 64 and 256 words 71 % and 50 %.
  */
 #include "isa.h"
 
-#define LOGITS      (4L << 20)
 #define ROWS_A_UNIT 8
 
 struct head {
@@ -62,6 +61,18 @@ static void softmax_unit(void *arg, long unit, int thread)
     }
 }
 
+/*
+ * Rows of a block.  A long block pays for what every block reads and writes, the words' embeddings and their
+ * gradients; a narrow model's are few, and it does little with a logit while that is in a cache.
+ */
+static long block_rows(long C, long V)
+{
+    bool narrow = C <= 64;
+    long floats = narrow ? 1L << 20 : 4L << 20, fewest = narrow ? 128 : 256;
+
+    return floats / V > fewest ? floats / V : fewest;
+}
+
 /* Floats from row to row: whole lines, and never all rows on the same places of the caches. */
 static long row_length(long V)
 {
@@ -73,10 +84,9 @@ static long row_length(long V)
 void ISA_NAME(cross_entropy)(struct device *device, real *losses, real *dx, real *dwte, const act *x,
                              const real *wte, const int32_t *targets, double scale, int rows, int C, int V)
 {
-    long ld = row_length(V), block = LOGITS / V > 256 ? LOGITS / V : 256;
+    long ld = row_length(V), block = least(block_rows(C, V), rows);
     float *logits;
 
-    block = block < rows ? block : rows;
     logits = device_shared(device, SCRATCH_LOGITS, (size_t) (block * ld) * sizeof *logits);
     for (long row = 0; row < rows; row += block) {
         long n = rows - row < block ? rows - row : block;

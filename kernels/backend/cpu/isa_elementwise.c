@@ -240,6 +240,34 @@ void ISA_NAME(act_to_real)(struct device *device, real *out, const act *in, size
         store_n(out + i, load_act_n(from + i, (long) n - i), (long) n - i);
 }
 
+struct lanes {
+    float *sum;
+    const float *parts;
+    int lanes;
+    long n;
+};
+
+static void add_lanes_unit(void *arg, long unit, int thread)
+{
+    const struct lanes *l = arg;
+    long i = unit * ELEMENTS_A_UNIT, end = least(i + ELEMENTS_A_UNIT, l->n);
+
+    (void) thread;
+    for (; i < end; i += VW) {
+        vf sum = load_n(l->sum + i, end - i);
+
+        for (int lane = 0; lane < l->lanes; lane++)
+            sum += load_n(l->parts + lane * l->n + i, end - i);
+        store_n(l->sum + i, sum, end - i);
+    }
+}
+
+void ISA_NAME(add_lanes)(struct device *device, real *sum, const real *parts, int lanes, size_t n)
+{
+    pool_run(device->pool, ((long) n + ELEMENTS_A_UNIT - 1) / ELEMENTS_A_UNIT, add_lanes_unit,
+             &(struct lanes){sum, parts, lanes, (long) n});
+}
+
 struct squares {
     const float *x;
     double *partial;
