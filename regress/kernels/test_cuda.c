@@ -130,6 +130,15 @@ static void check_refusals(const char *isa)
        message);
 }
 
+static bool opens(const struct backend *backend, char *message, size_t message_size)
+{
+    struct device *device = backend->open(1, message, message_size);
+
+    if (device)
+        backend->close(device);
+    return device != NULL;
+}
+
 int main(int argc, char **argv)
 {
     struct backend_device devices[BACKEND_GPUS_MOST];
@@ -152,7 +161,8 @@ int main(int argc, char **argv)
         const struct backend *backend =
             backend_find("cuda:0", devices[0].isa, precision ? "bf16" : "float32", message, sizeof message);
 
-        if (!ok(backend != NULL, "cuda:0 is found %s", message))
+        if (!ok(backend != NULL, "cuda:0 is found %s", message) ||
+            !ok(opens(backend, message, sizeof message), "and opens %s", message))
             continue;
         for (offset = 1; offset <= 8; offset += precision ? 7 : 8) /* 8 elements of bf16 are 16 bytes */
             check_backend(backend);
