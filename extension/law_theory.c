@@ -254,10 +254,12 @@ static struct measured *measured_dimensions(const struct law_source *source, con
                    "ORDER BY 3, 4, 2, 1",
                    3, types, values, nulls);
     if (*n == 0)
-        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                        errmsg("no dimension was measured for \"%.100s\"", source->source),
-                        errhint("Measure one of its runs with tlaw_run_dimension, or give dimension => and "
-                                "dimension_se =>.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                 errmsg("no dimension was measured for \"%.100s\"", source->source),
+                 errhint("Measure %s with tlaw_run_dimension, or give dimension => and dimension_se =>.",
+                         plan->has_run ? psprintf("run " INT64_FORMAT ", which its plan names,", plan->run)
+                                       : "one of its runs")));
     found = MemoryContextAlloc(source->context, sizeof(*found) * *n);
     for (i = 0; i < *n; i++)
         found[i] = measured_row(source, plan, level, i);

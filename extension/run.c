@@ -205,6 +205,27 @@ Datum tlaw_retry(PG_FUNCTION_ARGS)
     PG_RETURN_VOID();
 }
 
+/* Error where the plan of a study that stays takes its dimension from a run that goes: run_id, or where that
+ * is 0 those of `study`. */
+static void refuse_planned(int64 run_id, const char *study)
+{
+    Oid types[] = {INT8OID, TEXTOID};
+    Datum values[] = {Int64GetDatum(run_id), CStringGetTextDatum(study ? study : "")};
+    struct tlaw_session session;
+
+    tlaw_begin(&session);
+    if (tlaw_execute(SPI_OK_SELECT,
+                     "SELECT r.run_id, p.study FROM @.tlaw_study_plan p JOIN @.tlaw_run r USING (run_id)"
+                     " WHERE CASE WHEN $1 > 0 THEN r.run_id = $1 ELSE r.study = $2 AND p.study <> $2 END",
+                     2, types, values, NULL) > 0)
+        ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+                        errmsg("the plan of study \"%s\" takes its dimension from run %s",
+                               SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
+                               SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+                        errhint("tlaw_drop_study drops that study.")));
+    tlaw_end(&session);
+}
+
 Datum tlaw_drop_run(PG_FUNCTION_ARGS)
 {
     int64 run_id = PG_GETARG_INT64(0);
@@ -214,6 +235,7 @@ Datum tlaw_drop_run(PG_FUNCTION_ARGS)
     run_require(run_id, true, &row);
     if (strcmp(row.status, "running") == 0 && !queue_run_is_idle(run_id))
         wrong_state(run_id, &row, "one that is not running can be dropped; tlaw_cancel stops it");
+    refuse_planned(run_id, NULL);
     execute_on(run_id, SPI_OK_DELETE, "DELETE FROM @.tlaw_run WHERE run_id = $1");
     PG_RETURN_VOID();
 }
@@ -258,6 +280,7 @@ Datum tlaw_drop_study(PG_FUNCTION_ARGS)
     tlaw_begin(&session);
     study_require(study, true);
     require_idle_study(study);
+    refuse_planned(0, study);
     tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_fit_record WHERE study = $1", 1, types, values, NULL);
     count = tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_run WHERE study = $1", 1, types, values, NULL);
     tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_study WHERE study = $1", 1, types, values, NULL);

@@ -130,6 +130,21 @@ SELECT tlaw_drop_fit(:fit);
 SELECT count(*) AS fits FROM tlaw_fits WHERE fit_id = :fit;
 SELECT tlaw_drop_fit(0);
 SELECT tlaw_drop_study('other') AS runs;
+-- a run whose dimension is another study's plan
+SELECT tlaw_record_run('measured', test_loss => 1) AS planned \gset
+SELECT tlaw_create_study('after', run => :planned);
+DO $$ BEGIN PERFORM tlaw_drop_run(max(run_id)) FROM tlaw_runs WHERE study = 'measured'; EXCEPTION WHEN dependent_objects_still_exist THEN
+    RAISE WARNING '%', regexp_replace(sqlerrm, '\d+', 'N');
+END $$;
+DO $$ BEGIN PERFORM tlaw_drop_study('measured'); EXCEPTION WHEN dependent_objects_still_exist THEN
+    RAISE WARNING '%', regexp_replace(sqlerrm, '\d+', 'N');
+END $$;
+SELECT count(tlaw_record_run('after', train_tokens => x, test_loss => 1 / x)) FROM unnest('{1, 2, 3}'::float8[]) x;
+DO $$ DECLARE hint text; BEGIN PERFORM tlaw_theory_test('after'); EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+    RAISE WARNING '%: %', sqlerrm, regexp_replace(hint, '\d+', 'N');
+END $$;
+SELECT tlaw_drop_study('after') AS after, tlaw_drop_study('measured') AS measured;
 -- whatever writes says so where nothing may be written, as on a standby
 BEGIN READ ONLY;
 DO $$
