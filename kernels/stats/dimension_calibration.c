@@ -21,7 +21,7 @@
  * - the correction is larger than 4 % of the reading a dimension;
  * - inverse local readings, which at one dimension are means of near_k - 1 exponentials (Levina & Bickel
  *   2004), have more than 1.6 times the variance of these;
- * - most points have two neighbours at exactly one distance.
+ * - most neighbours are exactly as far away as the one before.
  * Then nothing is extrapolated.
  */
 #include "dimension_internal.h"
@@ -53,7 +53,7 @@ struct readings {
     double scatter; /* variance of the inverse local readings at near_k, over that at one dimension */
     double dimension, error; /* extrapolated to no neighbours (NaN: beyond LARGEST), and its sampling error */
     double off, off_error;   /* ln(pair / where the extrapolation puts it), and its sampling error */
-    double tied;             /* share of the points with two neighbours at one distance */
+    double tied; /* share of the neighbours, but the first, that are exactly as far away as the one before */
     int near_k, k;
     int64_t used; /* points with a reading */
 };
@@ -143,7 +143,7 @@ static void follow(const struct dimension_problem *problem, struct readings *r, 
 static void read_scales(const struct dimension_problem *problem, struct readings *r)
 {
     const struct tlaw_neighbours *graph = &problem->neighbours;
-    double pair = 0, near = 0, far = 0, squares = 0;
+    double pair = 0, near = 0, far = 0, squares = 0, tied = 0;
 
     *r = (struct readings){.n = (double) graph->n,
                            .unit = problem->options.metric == TLAW_METRIC_COSINE ? 2 : 1,
@@ -159,6 +159,8 @@ static void read_scales(const struct dimension_problem *problem, struct readings
         near += local;
         squares += local * local;
         far += wide;
+        for (int j = 1; j < r->k; j++)
+            tied += distance[j] == distance[j - 1];
         r->used++;
     }
     if (!(near > 0 && far > 0))
@@ -166,6 +168,7 @@ static void read_scales(const struct dimension_problem *problem, struct readings
     r->pair = r->unit * (double) r->used / pair; /* infinite where every nearest distance occurs twice */
     r->near = r->unit * (double) r->used / near;
     r->far = r->unit * (double) r->used / far;
+    r->tied = tied / (double) (r->used * (r->k - 1));
     r->scatter = (squares * (double) r->used / (near * near) - 1) * (r->near_k - 1);
 }
 
@@ -178,7 +181,6 @@ static int read_points(const struct dimension_problem *problem, struct readings 
     if (!psi)
         return tlaw_dimension_no_memory(result);
     read_scales(problem, r);
-    r->tied = (double) result->ties / r->n;
     if (r->used > 0)
         follow(problem, r, psi);
     free(psi);
@@ -231,7 +233,8 @@ static void say_no_plateau(struct tlaw_dimension *result, const struct readings 
     if (r->scatter > LARGEST_SCATTER)
         tlaw_dimension_say(result, "points differ by a factor of %.2g", exp(spread(r)));
     if (r->tied > LARGEST_TIED)
-        tlaw_dimension_say(result, "%.0f %% of the points have neighbours at equal distances", 100 * r->tied);
+        tlaw_dimension_say(result, "%.0f %% of the neighbours are exactly as far away as the one before",
+                           100 * r->tied);
 }
 
 /*

@@ -463,6 +463,14 @@ static void test_duplicates(void)
     grid.data = steps;
     result = estimate(grid, TLAW_ESTIMATOR_MACKAY, 10);
     ok(result.ties == 400 && isfinite(result.dimension), "a grid: all points have tied neighbours");
+    result = estimate(grid, TLAW_ESTIMATOR_CALIBRATED, 0);
+    ok(result.plateau == 0 && strstr(result.message, "exactly as far away as the one before"),
+       "and no plateau: %s", result.message);
+    for (int i = 0; i < 1200; i++)
+        steps[i] = rint(((const double *) points.data)[i] * 255);
+    result = estimate(grid, TLAW_ESTIMATOR_CALIBRATED, 0);
+    ok(result.ties > 20 && result.plateau == 1, "a cube in bytes has one, though %lld points have ties",
+       (long long) result.ties);
     free((void *) points.data);
     free(copies);
     free(steps);
@@ -618,6 +626,41 @@ static void test_no_plateau(void)
     }
 }
 
+static void test_noise(void)
+{
+    uint64_t state = 23;
+    int told = 0, held = 0;
+
+    for (int draw = 0; draw < 5; draw++) {
+        struct tlaw_points sphere = make_shape(SPHERE, 1500, 3, &state);
+        double *data = malloc(sizeof *data * 1500 * WIDE);
+        struct tlaw_points points = {1500, WIDE, 8, data, NULL};
+
+        for (int64_t i = 0; i < 1500 * WIDE; i++) /* a tenth of the radius in all */
+            data[i] = .1 / sqrt(WIDE) * tlaw_random_normal(&state) +
+                      (i % WIDE < 4 ? ((const double *) sphere.data)[i / WIDE * 4 + i % WIDE] : 0);
+        struct tlaw_dimension result = estimate(points, TLAW_ESTIMATOR_CALIBRATED, 0);
+
+        told += result.plateau == 0;
+        held += holds(&result, 3);
+        free(data);
+        free((void *) sphere.data);
+    }
+    ok(told == 5 && held >= 4,
+       "a sphere of 3 dimensions with noise of a tenth of the radius: no plateau in %d of 5 draws, the "
+       "interval "
+       "holds 3 in %d",
+       told, held);
+    struct tlaw_points cube = make_shape(CUBE, 600, 150, &state);
+    struct tlaw_dimension result = estimate(cube, TLAW_ESTIMATOR_CALIBRATED, 0);
+
+    ok(result.plateau == 0 && strstr(result.message, "extrapolated to none beyond 100") &&
+           result.dimension > 30 && result.high == 150,
+       "a cube of 150 dimensions: %.3g [%.3g, %.3g], %s", result.dimension, result.low, result.high,
+       result.message);
+    free((void *) cube.data);
+}
+
 static void test_plateau(void)
 {
     uint64_t state = 19;
@@ -649,6 +692,7 @@ int main(void)
     test_metrics();
     test_excluded_clusters();
     test_no_plateau();
+    test_noise();
     test_plateau();
     return tap_end();
 }
