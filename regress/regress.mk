@@ -133,10 +133,13 @@ gpu-test-host: all $(GPU_PROGRAMS) build/regress/tlaw_cuda.so
 
 # make bench-knn: exact neighbours against FAISS and scikit-learn, where the Pythons in TLAW_PYTHON (comma-separated) have them.
 # make bench-dimension: coverage of the intervals; build/regress/bench/dimension_calibration: behind the default estimator.
+# make bench-plateau: sets with one dimension and with none; TLAW_PYTHON has numpy and scikit-dimension.
 bench-knn: build/regress/bench/knn
 	@python3 regress/bench/knn.py $< $${TLAW_PYTHON:-python3} $(BENCH_ARGS)
 bench-dimension: build/regress/bench/dimension_coverage
 	@$< $(BENCH_ARGS)
+bench-plateau: build/regress/bench/dimension_plateau
+	@$${TLAW_PYTHON:-python3} regress/bench/dimension_plateau.py $< $(BENCH_ARGS)
 
 C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] kernels/backend/cpu/amx/*.h kernels/backend/cuda/*.cu regress/*/*.[ch] \
                      regress/cuda_shim/*.cpp)
@@ -146,4 +149,4 @@ format:
 lint: all kernel-tests
 	regress/lint.sh $(C_FILES)
 
-.PHONY: kernel-tests arm64-tests test demo installcheck format lint bench bench-study bench-knn bench-dimension
+.PHONY: kernel-tests arm64-tests test demo installcheck format lint bench bench-study bench-knn bench-dimension bench-plateau
