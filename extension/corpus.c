@@ -1,5 +1,5 @@
 /*
- * Corpora: freezing a table's text, and dropping what was frozen.
+ * Corpora: freezing a table's text, handing out the tokenizer, and dropping what was frozen.
  *
  * tlaw_create_corpus: checks -> a freeze engine -> the documents, read as the caller -> the engine splits,
  * tokenises and writes a token file that has no name -> the corpus's row and shards, written as the
@@ -335,4 +335,140 @@ Datum tlaw_drop_corpus(PG_FUNCTION_ARGS)
     tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_corpus WHERE corpus = $1", 1, types, values, NULL);
     tlaw_end(&session);
     PG_RETURN_VOID();
+}
+
+/* ---- the tokenizer, for others ---- */
+
+/* The stored form is that of kernels/text/tokenizer.c: 8 bytes that name it, then a pair of uint16 a merge.
+ */
+#define STORED_NAME_SIZE 8
+
+struct token {
+    int size; /* bytes */
+    char *bytes;
+};
+
+/* GPT-2's printable stand-in of a byte. */
+static int stand_in(unsigned char byte)
+{
+    if ((byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173))
+        return byte;
+    return byte <= 32 ? 256 + byte : byte <= 160 ? 256 + 33 + byte - 127 : 256 + 33 + 34;
+}
+
+/* A token as Hugging Face writes it, inside a JSON string; ASCII, so that every encoding has it. */
+static void put_token(StringInfo json, const struct token *token)
+{
+    int i;
+
+    for (i = 0; i < token->size; i++) {
+        int c = stand_in((unsigned char) token->bytes[i]);
+
+        if (c == '"' || c == '\\' || c >= 127)
+            appendStringInfo(json, "\\u%04x", c);
+        else
+            appendStringInfoChar(json, (char) c);
+    }
+}
+
+/* The tokens of a stored tokenizer: 256 bytes, then what merges join.  Which each merge joins: joins. */
+static struct token *read_tokens(const char *corpus, struct token (**joins)[2], int *merges)
+{
+    size_t size;
+    char *stored = read_tokenizer(corpus, &size);
+    struct token *tokens;
+    int i, k;
+
+    *merges = (int) ((size - STORED_NAME_SIZE) / (2 * sizeof(uint16)));
+    tokens = palloc(sizeof(*tokens) * (256 + *merges));
+    *joins = palloc(sizeof(**joins) * Max(*merges, 1));
+    for (i = 0; i < 256; i++) {
+        tokens[i].size = 1;
+        tokens[i].bytes = palloc(1);
+        tokens[i].bytes[0] = (char) i;
+    }
+    for (i = 0; i < *merges; i++) {
+        struct token *new = &tokens[256 + i], *pair = (*joins)[i];
+        uint16 ids[2];
+
+        memcpy(ids, stored + STORED_NAME_SIZE + i * sizeof(ids), sizeof(ids));
+        for (k = 0; k < 2; k++)
+            pair[k] = tokens[ids[k]];
+        new->size = pair[0].size + pair[1].size;
+        new->bytes = palloc(new->size);
+        memcpy(new->bytes, pair[0].bytes, pair[0].size);
+        memcpy(new->bytes + pair[0].size, pair[1].bytes, pair[1].size);
+    }
+    return tokens;
+}
+
+static int compare_tokens(const void *left, const void *right)
+{
+    const struct token *a = left, *b = right;
+    int order = memcmp(a->bytes, b->bytes, Min(a->size, b->size));
+
+    return order != 0 ? order : a->size - b->size;
+}
+
+/* Hugging Face's tokens are strings: two of the same bytes, joined in two ways, would become one. */
+static void refuse_equal_tokens(const char *corpus, const struct token *tokens, int n)
+{
+    struct token *sorted = palloc(sizeof(*sorted) * n);
+    int i;
+
+    memcpy(sorted, tokens, sizeof(*sorted) * n);
+    qsort(sorted, n, sizeof(*sorted), compare_tokens);
+    for (i = 1; i < n; i++)
+        if (compare_tokens(&sorted[i], &sorted[i - 1]) == 0)
+            ereport(ERROR,
+                    (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                     errmsg("corpus \"%s\" has two tokens of the same bytes, which tokenizer.json cannot "
+                            "tell apart",
+                            corpus)));
+    pfree(sorted);
+}
+
+PG_FUNCTION_INFO_V1(tlaw_export_tokenizer);
+/* tlaw_export_tokenizer(corpus): tokenizer.json of Hugging Face tokenizers */
+Datum tlaw_export_tokenizer(PG_FUNCTION_ARGS)
+{
+    static const char byte_level[] =
+        "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
+        "\"use_regex\":true}";
+    char *corpus = text_to_cstring(PG_GETARG_TEXT_PP(0));
+    struct tlaw_session session;
+    struct token(*joins)[2], *tokens;
+    StringInfoData json;
+    int merges, i;
+
+    tlaw_begin(&session);
+    select_corpus("SELECT owner FROM @.tlaw_corpus WHERE corpus = $1", corpus);
+    require_corpus_owner(corpus);
+    tlaw_end(&session);
+    tokens = read_tokens(corpus, &joins, &merges);
+    refuse_equal_tokens(corpus, tokens, 256 + merges);
+    initStringInfo(&json);
+    appendStringInfo(&json,
+                     "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[{\"id\":%d,"
+                     "\"content\":\"<|endoftext|>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+                     "\"normalized\":false,\"special\":true}],\"normalizer\":null,\"pre_tokenizer\":%s,"
+                     "\"post_processor\":null,\"decoder\":%s,\"model\":{\"type\":\"BPE\",\"dropout\":null,"
+                     "\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
+                     "\"fuse_unk\":false,\"byte_fallback\":false,\"vocab\":{",
+                     256 + merges, byte_level, byte_level);
+    for (i = 0; i < 256 + merges; i++) {
+        CHECK_FOR_INTERRUPTS();
+        appendStringInfoChar(&json, '"');
+        put_token(&json, &tokens[i]);
+        appendStringInfo(&json, "\":%d%s", i, i < 255 + merges ? "," : "},\"merges\":[");
+    }
+    for (i = 0; i < merges; i++) {
+        appendStringInfoString(&json, i > 0 ? ",\"" : "\"");
+        put_token(&json, &joins[i][0]);
+        appendStringInfoChar(&json, ' ');
+        put_token(&json, &joins[i][1]);
+        appendStringInfoChar(&json, '"');
+    }
+    appendStringInfoString(&json, "]}}");
+    PG_RETURN_TEXT_P(cstring_to_text_with_len(json.data, json.len));
 }

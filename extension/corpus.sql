@@ -10,6 +10,11 @@ CREATE FUNCTION @extschema@.tlaw_drop_corpus(name text) RETURNS void
     AS 'MODULE_PATHNAME', 'tlaw_drop_corpus' LANGUAGE c VOLATILE STRICT;
 COMMENT ON FUNCTION @extschema@.tlaw_drop_corpus IS 'drops a corpus that no run depends on';
 
+CREATE FUNCTION @extschema@.tlaw_export_tokenizer(corpus text) RETURNS json
+    AS 'MODULE_PATHNAME', 'tlaw_export_tokenizer' LANGUAGE c STABLE STRICT;
+COMMENT ON FUNCTION @extschema@.tlaw_export_tokenizer IS
+    'a corpus''s tokenizer as tokenizer.json of Hugging Face tokenizers, with the ids of tlaw_export''s weights; <|endoftext|> ends a document and begins the next';
+
 CREATE VIEW @extschema@.tlaw_corpora WITH (security_barrier) AS
 SELECT c.corpus, c.owner, c.source, c.text_column, c.group_column, c.tokenizer, c.vocab_size, c.documents, c.tokens,
        c.bytes, c.bytes::float8 / c.tokens AS bytes_per_token,

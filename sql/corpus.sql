@@ -61,6 +61,15 @@ SELECT corpus, documents, text_column, group_column, split_seed, validation_frac
 CREATE TABLE many (body text);
 INSERT INTO many SELECT string_agg(md5((i * j)::text), ' ') FROM generate_series(1, 400) i, generate_series(1, 20) j GROUP BY i;
 SELECT tlaw_create_corpus('many', 'body', 'many', 'bpe:512');
+-- the tokenizer as Hugging Face reads it: bytes by their stand-ins, then what merges join, the end of a document last
+SELECT j->'model'->'vocab'->>'a' AS a, j->'model'->'vocab'->>U&'\0120' AS blank, j->'model'->'vocab'->>'"' AS quote, j->'model'->'vocab'->>E'\\' AS backslash,
+       j->'model'->'vocab'->>U&'\0143' AS soft_hyphen, j->'added_tokens'->0->>'id' AS last,
+       (SELECT count(DISTINCT k) FROM json_object_keys(j->'model'->'vocab') k) AS tokens, json_array_length(j->'model'->'merges') AS merges,
+       (SELECT bool_and(j->'model'->'vocab'->>replace(m, ' ', '') = (255 + i)::text)
+          FROM json_array_elements_text(j->'model'->'merges') WITH ORDINALITY e(m, i)) AS joined
+  FROM tlaw_export_tokenizer('many') j;
+SELECT j->'model'->>'merges' AS merges, j->'added_tokens'->0->>'id' AS last FROM tlaw_export_tokenizer('fables') j;
+SELECT tlaw_export_tokenizer('nothing');
 SELECT tlaw_create_corpus('fables', 'body', 'borrowed', 'corpus:many');
 SELECT corpus, tokenizer, vocab_size, tokenizer_documents > 0 AS trained, documents + tokenizer_documents AS documents,
        bytes_per_token > 1 AS shorter
