@@ -84,10 +84,9 @@ static struct tlaw_spec lanes_spec(void)
 {
     struct tlaw_spec spec = small_spec();
 
-    spec.steps = 4;
+    spec.steps = 3;
     spec.warmup_steps = 1;
-    spec.batch_size = 260;
-    spec.micro_batch = 130;
+    spec.batch_size = spec.micro_batch = 130;
     spec.eval_tokens = 600;
     return spec;
 }
