@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <vector>
 
+#define STAGE 8 /* terms of a sum */
+
 struct shim_product {
     cublasComputeType_t compute;
     cublasOperation_t transa, transb;
@@ -29,6 +31,11 @@ struct shim_layout {
 struct shim_preference {
     uint64_t values[6]; /* by attribute */
 };
+
+size_t cublasLtGetVersion()
+{
+    return 130700;
+}
 
 const char *cublasLtGetStatusString(cublasStatus_t status)
 {
@@ -148,19 +155,37 @@ static bool is_possible(const shim_product *product, const shim_layout *a, const
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t product,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t preference, int,
+                                              cublasLtMatmulPreference_t preference, int wanted,
                                               cublasLtMatmulHeuristicResult_t *out, int *found)
 {
+    uint64_t k = product->transa == CUBLAS_OP_T ? a->rows : a->columns;
+    bool splits = preference->values[CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK] && k >= 2 * STAGE;
+
     for (int i = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; i <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES;
          i++)
         if (preference->values[i] != 16)
             return CUBLAS_STATUS_INVALID_VALUE;
     if (alone() != CUBLAS_STATUS_SUCCESS)
         return CUBLAS_STATUS_INTERNAL_ERROR;
-    *found = is_possible(product, a, b, d);
-    *out = {};
-    out->algo.data[0] = preference->values[CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK];
+    *found = is_possible(product, a, b, d) ? std::min(wanted, 2) : 0;
+    for (int i = 0; i < *found; i++) {
+        out[i] = {};
+        out[i].algo.data[0] = splits ? k / STAGE : 1;
+        out[i].algo.data[1] = i;
+    }
     return *found ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algorithm,
+                                                    cublasLtMatmulAlgoConfigAttributes_t attribute,
+                                                    void *value, size_t size, size_t *written)
+{
+    int32_t found = attribute == CUBLASLT_ALGO_CONFIG_ID ? 66 : (int32_t) algorithm->data[0];
+
+    if (size != sizeof found)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    memcpy(value, &found, *written = size);
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 static float get(const void *at, size_t i, cudaDataType_t type)
@@ -208,13 +233,10 @@ static float epilogue(const shim_product *product, cudaDataType_t type, float x,
                 0.5f * before * (1 - t * t) * 0.7978845608f * (1 + 3 * 0.044715f * before * before));
 }
 
-/*
- * How many of k terms are summed: where the sum may be split, whole blocks only, as some versions of the real
- * one do.
- */
-static uint64_t summed(uint64_t k, bool splits, uint64_t block)
+/* How many of k terms are summed: as in versions of the real one, not all where parts are unequal stages. */
+static uint64_t summed(uint64_t k, uint64_t parts)
 {
-    return splits && k > block ? k / block * block : k;
+    return k % parts != 0 && k / parts % STAGE == 0 ? k / parts * parts : k;
 }
 
 /* out[n][m] = columns' products with rows, all of bytes and one after the other */
@@ -239,20 +261,20 @@ struct multiplication {
     float alpha, beta;
     const void *A, *B, *C;
     void *D;
-    bool splits;
+    uint64_t parts;
 
     void run() const
     {
         if (product.compute == CUBLAS_COMPUTE_32I)
             multiply_bytes((const int8_t *) A, &a, (const int8_t *) B, &b, (int32_t *) D, &d,
-                           summed(a.rows, splits, 128));
+                           summed(a.rows, parts));
         else
             multiply_floats();
     }
 
     void multiply_floats() const
     {
-        uint64_t k = product.transa == CUBLAS_OP_T ? a.rows : a.columns, terms = summed(k, splits, 64);
+        uint64_t k = product.transa == CUBLAS_OP_T ? a.rows : a.columns, terms = summed(k, parts);
         std::vector<float> rows = lines(A, &a, product.transa == CUBLAS_OP_N);
         std::vector<float> columns = lines(B, &b, product.transb == CUBLAS_OP_T);
 
@@ -277,15 +299,15 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
                               cublasLtMatrixLayout_t, void *D, cublasLtMatrixLayout_t d,
                               const cublasLtMatmulAlgo_t *algorithm, void *, size_t, cudaStream_t stream)
 {
-    struct multiplication all = {*product, *a, *b, *d,   *(const float *) alpha, *(const float *) beta, A,
-                                 B,        C,  D,  false};
+    struct multiplication all = {*product, *a, *b, *d, *(const float *) alpha, *(const float *) beta,
+                                 A,        B,  C,  D,  algorithm->data[0]};
 
-    all.splits = algorithm->data[0] != CUBLASLT_REDUCTION_SCHEME_NONE;
     if (!is_possible(product, a, b, d) || !is_aligned(A) || !is_aligned(B) || !is_aligned(C) ||
         !is_aligned(D) || (product->epilogue & 4 && !is_aligned(product->bias)) ||
         (product->epilogue & 128 && !is_aligned(product->aux)))
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (product->epilogue & 32 && d->columns % 4 == 3) /* now and then it is refused */
+    /* now and then it is refused, or one algorithm is */
+    if ((product->epilogue & 32 && d->columns % 4 == 3) || (d->columns == 1 && algorithm->data[1] == 0))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     if (product->compute == CUBLAS_COMPUTE_32I &&
         (*(const int32_t *) alpha != 1 || *(const int32_t *) beta != 0))

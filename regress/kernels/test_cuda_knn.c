@@ -112,9 +112,6 @@ static void test_many_coordinates(void)
     points = noise(400, 48, &state);
     check("noise", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
     free((void *) points.data);
-    points = noise(400, 150, &state);
-    check("noise, an odd number of blocks of a product's sum", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
-    free((void *) points.data);
     points = noise(40, 5003, &state);
     check("5,003 coordinates of noise", &points, TLAW_METRIC_EUCLIDEAN, NULL, 20);
     free((void *) points.data);

@@ -214,12 +214,19 @@ static int plan_products(struct search *s)
 {
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const uint64_t workspace = WORKSPACE;
-    const uint32_t alignment = ALIGNED, whole = CUBLASLT_REDUCTION_SCHEME_NONE; /* see product.cu */
+    const uint32_t alignment = ALIGNED,
+                   whole = CUBLASLT_REDUCTION_SCHEME_NONE; /* loses_terms of product.cu */
     cublasLtMatmulPreference_t preference;
     cublasLtMatmulHeuristicResult_t found = {};
     int count = 0;
     cublasStatus_t status;
 
+    if (cublasLtGetVersion() >= 130000 && cublasLtGetVersion() < 130002) {
+        snprintf(s->message, TLAW_DIMENSION_MESSAGE,
+                 "the cuBLAS of CUDA 13.0 before its Update 1 multiplies bytes wrongly: take a later one, or "
+                 "set tlaw.device to cpu");
+        return -1;
+    }
     if (refuse(s, cublasLtMatmulDescCreate(&s->description, CUBLAS_COMPUTE_32I, CUDA_R_32I), "a product") ||
         refuse(s,
                cublasLtMatmulDescSetAttribute(s->description, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,

@@ -4,9 +4,9 @@
  * All matrices here are row-major; cuBLASLt's are column-major, so Y[M,N] = X[M,K] W[K,N] is asked for as
  * Y^T = W^T X^T.  Invariants:
  * - An operand begins at a multiple of 16 bytes and so do its rows; whatever does not is copied first.
- * - A product's algorithm is the first that cuBLASLt's heuristic names for the shape, asked with 16-byte
- *   alignment whatever the pointers are, and with no reduction that depends on timing: it is the same in
- * every process on the same device and library, and so are the bits.
+ * - A product's algorithm is the first that cuBLASLt's heuristic names for the shape and that is sound, asked
+ * with 16-byte alignment whatever the pointers are, and with no reduction that depends on timing: it is the
+ * same in every process on the same device and library, and so are the bits.
  * - Inputs are of type T, sums are float32 (no TF32).
  * - Bias, GELU and its derivative are cuBLASLt's epilogues where T is bf16, the arrays are aligned and it has
  * an algorithm for them; else the product goes to scratch in float32 and finish_kernel does the rest.
@@ -20,7 +20,7 @@
 #define ALIGNMENT      16 /* bytes */
 #define WORKSPACE_MOST ((size_t) 64 << 20)
 #define THREADS        256
-#define SPLIT_BLOCK    64 /* terms; see reductions */
+#define CANDIDATES     8 /* algorithms that are asked for */
 
 template <class T> static cudaDataType_t type_of();
 template <> cudaDataType_t type_of<float>()
@@ -54,11 +54,10 @@ struct shape {
 struct plan {
     struct shape shape;
     struct plan *next;
-    bool usable;
-    size_t workspace; /* bytes */
     cublasLtMatmulDesc_t description;
     cublasLtMatrixLayout_t x, w, y;
-    cublasLtMatmulAlgo_t algorithm;
+    cublasLtMatmulHeuristicResult_t candidates[CANDIDATES];
+    int chosen, count; /* of the candidates; equal: there is no algorithm */
 };
 
 template <class V> static void set(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t attribute, V value)
@@ -91,18 +90,27 @@ static void set_pointers(struct plan *plan, const void *bias, const void *aux)
 }
 
 /*
- * Which ways to split a sum over K the heuristic may choose: with sums in float32, added in a fixed order;
- * none where K does not consist of whole blocks, since cuBLASLt 13.1 and 13.2 then leave out the last K mod
- * 64 terms of some products (reported of sm_90, sm_100 and sm_103).
+ * Whether cuBLAS 12.6.3 to 13.7.0 would leave out the end of sums over K (issue 6580689 of its release
+ * notes): where they are cut into parts that do not divide K and are yet whole stages, of 8 terms at least.
  */
-static uint32_t reductions(int K)
+static bool loses_terms(const cublasLtMatmulAlgo_t *algorithm, int K)
 {
-    return K % SPLIT_BLOCK ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    int32_t id, parts;
+    size_t size;
+
+    check_product(
+        cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_ID, &id, sizeof id, &size),
+        "asking which algorithm it is");
+    check_product(cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts,
+                                                       sizeof parts, &size),
+                  "asking how sums are split");
+    return id == 66 && parts > 1 && K % parts != 0 && K / parts % 8 == 0;
 }
 
 /*
- * Lets the heuristic choose; plan->usable says whether it found anything.  It may look at the device's
- * streams, so not while one is recorded (cuBLASLt 13.3 then fails).
+ * Lets the heuristic name algorithms, the fastest first; sums over K may be split into parts in float32 that
+ * are added in a fixed order.  It may look at the device's streams, so not while one is recorded (cuBLAS 13.5
+ * and 13.6 then fail).
  */
 static void choose_algorithm(struct device *device, struct plan *plan)
 {
@@ -110,24 +118,30 @@ static void choose_algorithm(struct device *device, struct plan *plan)
         check(cudaErrorStreamCaptureUnsupported, "planning a product");
     std::lock_guard<std::mutex> turn(whole_device);
     cublasLtMatmulPreference_t preference;
-    cublasLtMatmulHeuristicResult_t found = {};
-    int count = 0;
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
 
     /* it takes the alignment from the pointers' values */
     set_pointers(plan, (const void *) ALIGNMENT, (const void *) ALIGNMENT);
     check_product(cublasLtMatmulPreferenceCreate(&preference), "describing a preference");
     prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t) WORKSPACE_MOST);
-    prefer(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions(plan->shape.K));
     prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t) ALIGNMENT);
     prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t) ALIGNMENT);
     prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t) ALIGNMENT);
     prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t) ALIGNMENT);
-    plan->usable =
-        cublasLtMatmulAlgoGetHeuristic(device->products, plan->description, plan->w, plan->x, plan->y,
-                                       plan->y, preference, 1, &found, &count) == CUBLAS_STATUS_SUCCESS &&
-        count == 1 && found.state == CUBLAS_STATUS_SUCCESS;
-    plan->algorithm = found.algo;
-    plan->workspace = found.workspaceSize;
+    for (uint32_t reductions : {CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, CUBLASLT_REDUCTION_SCHEME_NONE}) {
+        int count = 0;
+
+        prefer(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
+        if (cublasLtMatmulAlgoGetHeuristic(device->products, plan->description, plan->w, plan->x, plan->y,
+                                           plan->y, preference, CANDIDATES, found,
+                                           &count) != CUBLAS_STATUS_SUCCESS)
+            break;
+        for (int i = 0; i < count; i++)
+            if (found[i].state == CUBLAS_STATUS_SUCCESS && !loses_terms(&found[i].algo, plan->shape.K))
+                plan->candidates[plan->count++] = found[i];
+        if (plan->count)
+            break;
+    }
     check_product(cublasLtMatmulPreferenceDestroy(preference), "forgetting a preference");
 }
 
@@ -173,26 +187,32 @@ void product_close(struct device *device)
     }
 }
 
-/* y[M,N] (+)= x w by a plan; false when cuBLASLt has no algorithm for it, or has one and refuses it. */
+/*
+ * y[M,N] (+)= x w by a plan; false when cuBLASLt has no algorithm for it.  One that it refuses when it comes
+ * to it (cuBLAS 13.5 and 13.6: some products with one vector) is not asked again, and has launched nothing:
+ * the same bits always.
+ */
 static bool run(struct device *device, const struct shape *s, void *y, const void *x, const void *w,
                 const void *bias, const void *aux)
 {
     struct plan *plan = plan_for(device, s);
     float one = 1, add = s->accumulate ? 1 : 0;
-    void *workspace = plan->usable ? scratch(device, SCRATCH_WORKSPACE, plan->workspace) : NULL;
-    cublasStatus_t status;
 
-    if (!plan->usable)
-        return false;
-    set_pointers(plan, bias, aux);
-    status =
-        cublasLtMatmul(device->products, plan->description, &one, w, plan->w, x, plan->x, &add, y, plan->y, y,
-                       plan->y, &plan->algorithm, workspace, plan->workspace, device->stream);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED)
-        plan->usable = false; /* nothing was launched, and nothing will be: the same bits always */
-    else
+    for (; plan->chosen < plan->count; plan->chosen++) {
+        const cublasLtMatmulHeuristicResult_t *candidate = &plan->candidates[plan->chosen];
+        void *workspace = scratch(device, SCRATCH_WORKSPACE, candidate->workspaceSize);
+        cublasStatus_t status;
+
+        set_pointers(plan, bias, aux);
+        status = cublasLtMatmul(device->products, plan->description, &one, w, plan->w, x, plan->x, &add, y,
+                                plan->y, y, plan->y, &candidate->algo, workspace, candidate->workspaceSize,
+                                device->stream);
+        if (status == CUBLAS_STATUS_NOT_SUPPORTED)
+            continue;
         check_product(status, "a product");
-    return plan->usable;
+        return true;
+    }
+    return false;
 }
 
 /* ---- operands ---- */
