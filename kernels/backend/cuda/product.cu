@@ -312,12 +312,14 @@ __global__ void __launch_bounds__(THREADS)
         out.as_real[i] = out.accumulate ? out.as_real[i] + x : x;
 }
 
-/* Whether cuBLASLt could write the result itself. */
-template <class T> static bool is_direct(const struct result *out)
+/* Whether cuBLASLt could write the result of M rows itself. */
+template <class T> static bool is_direct(const struct result *out, int M)
 {
     int ld = out->ld;
     bool fused = out->bias || out->pre || out->slope;
 
+    if (out->bias && M == 1 && cublasLtGetVersion() < 120804)
+        return false; /* which might be wrong: issue 5104822 */
     if (fused && sizeof(T) == sizeof(float))
         return false;
     if (out->bias && out->as_real && !is_aligned(out->bias, ALIGNMENT))
@@ -352,7 +354,7 @@ void multiply(struct device *device, int M, int N, int K, struct operand x, stru
     s.type = type_of<T>();
     s.result = out.as_act ? type_of<T>() : CUDA_R_32F;
     s.epilogue = epilogue_of(&out);
-    if (is_direct<T>(&out) &&
+    if (is_direct<T>(&out, M) &&
         run(device, &s, out.as_act ? out.as_act : out.as_real, x.at, w.at,
             out.as_act ? out.bias_in_t : (const void *) out.bias, out.pre ? out.pre : out.slope))
         return;
