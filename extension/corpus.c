@@ -326,12 +326,13 @@ Datum tlaw_drop_corpus(PG_FUNCTION_ARGS)
 
     PreventCommandIfReadOnly("tlaw_drop_corpus()");
     tlaw_begin(&session);
-    /* locked first: a run that is being submitted holds the row's key until it commits */
+    /* locked first: a run that is being submitted holds the row until it commits */
     select_corpus("SELECT owner, sha256 FROM @.tlaw_corpus WHERE corpus = $1 FOR UPDATE", name);
     require_corpus_owner(name);
     sha256 = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null);
     token_file_forget((unsigned char *) VARDATA_ANY(DatumGetByteaPP(sha256)));
     refuse_used(name);
+    tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_corpus_shard WHERE corpus = $1", 1, types, values, NULL);
     tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_corpus WHERE corpus = $1", 1, types, values, NULL);
     tlaw_end(&session);
     PG_RETURN_VOID();

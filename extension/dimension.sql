@@ -213,7 +213,7 @@ COMMENT ON TYPE @extschema@.tlaw_run_dimension_row IS
 
 CREATE TABLE @extschema@.tlaw_run_dimension_record (
     measure_id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    run_id int8 NOT NULL REFERENCES @extschema@.tlaw_run ON DELETE CASCADE,
+    run_id int8 NOT NULL,
     measured_at timestamptz NOT NULL DEFAULT now(),
     LIKE @extschema@.tlaw_run_dimension_row
 );

@@ -18,7 +18,7 @@ Datum tlaw_record_run_dimension(PG_FUNCTION_ARGS)
     struct tlaw_session session;
     struct run_row row;
 
-    run_require(PG_GETARG_INT64(0), false, &row);
+    run_require(PG_GETARG_INT64(0), true, &row); /* it is not dropped meanwhile */
     tlaw_begin(&session);
     tlaw_execute(SPI_OK_INSERT,
                  "INSERT INTO @.tlaw_run_dimension_record (run_id, layer, protocol, position_group, "

@@ -142,7 +142,7 @@ COMMENT ON AGGREGATE @extschema@.tlaw_data_constrained(float8, float8, float8, f
 -- ---- fits as rows ----
 
 CREATE TABLE @extschema@.tlaw_study_plan (
-    study text PRIMARY KEY REFERENCES @extschema@.tlaw_study ON DELETE CASCADE,
+    study text PRIMARY KEY,
     form text NOT NULL, x text NOT NULL, y text NOT NULL,   -- the primary fit
     estimator text NOT NULL, metric text NOT NULL, layer int NOT NULL, run_id int8,   -- the primary dimension
     smoothness float8 NOT NULL, level float8 NOT NULL, tolerance float8 NOT NULL,

@@ -205,6 +205,28 @@ Datum tlaw_retry(PG_FUNCTION_ARGS)
     PG_RETURN_VOID();
 }
 
+/* Deletes the runs whose `column` is $1, with all that is theirs; returns how many. */
+static uint64 delete_runs(const char *column, Oid type, Datum value)
+{
+    static const char *const theirs[] = {"tlaw_run_progress",      "tlaw_run_loss",
+                                         "tlaw_run_document_loss", "tlaw_checkpoint",
+                                         "tlaw_checkpoint_chunk",  "tlaw_run_dimension_record"};
+    struct tlaw_session session;
+    uint64 count;
+    int i;
+
+    tlaw_begin(&session);
+    for (i = 0; i < lengthof(theirs); i++)
+        tlaw_execute(SPI_OK_DELETE,
+                     psprintf("DELETE FROM @.%s t USING @.tlaw_run r WHERE r.run_id = t.run_id AND r.%s = $1",
+                              theirs[i], column),
+                     1, &type, &value, NULL);
+    count = tlaw_execute(SPI_OK_DELETE, psprintf("DELETE FROM @.tlaw_run WHERE %s = $1", column), 1, &type,
+                         &value, NULL);
+    tlaw_end(&session);
+    return count;
+}
+
 /* Error where the plan of a study that stays takes its dimension from a run that goes: run_id, or where that
  * is 0 those of `study`. */
 static void refuse_planned(int64 run_id, const char *study)
@@ -236,19 +258,19 @@ Datum tlaw_drop_run(PG_FUNCTION_ARGS)
     if (strcmp(row.status, "running") == 0 && !queue_run_is_idle(run_id))
         wrong_state(run_id, &row, "one that is not running can be dropped; tlaw_cancel stops it");
     refuse_planned(run_id, NULL);
-    execute_on(run_id, SPI_OK_DELETE, "DELETE FROM @.tlaw_run WHERE run_id = $1");
+    delete_runs("run_id", INT8OID, Int64GetDatum(run_id));
     PG_RETURN_VOID();
 }
 
-/* Error where a worker trains for the study.  Its queued runs are locked, so that none begins to. */
+/* Error where a worker trains for the study.  Its runs are locked, so that none begins to, and nothing is
+ * added to them. */
 static void require_idle_study(const char *study)
 {
     Oid types[] = {TEXTOID};
     Datum values[] = {CStringGetTextDatum(study)};
-    uint64 n = tlaw_execute(SPI_OK_SELECT,
-                            "SELECT run_id, status FROM @.tlaw_run WHERE study = $1"
-                            " AND status IN ('queued', 'running') ORDER BY run_id FOR UPDATE",
-                            1, types, values, NULL);
+    uint64 n = tlaw_execute(
+        SPI_OK_SELECT, "SELECT run_id, status FROM @.tlaw_run WHERE study = $1 ORDER BY run_id FOR UPDATE", 1,
+        types, values, NULL);
     SPITupleTable *table = SPI_tuptable;
     uint64 i;
 
@@ -282,7 +304,8 @@ Datum tlaw_drop_study(PG_FUNCTION_ARGS)
     require_idle_study(study);
     refuse_planned(0, study);
     tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_fit_record WHERE study = $1", 1, types, values, NULL);
-    count = tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_run WHERE study = $1", 1, types, values, NULL);
+    count = delete_runs("study", TEXTOID, values[0]);
+    tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_study_plan WHERE study = $1", 1, types, values, NULL);
     tlaw_execute(SPI_OK_DELETE, "DELETE FROM @.tlaw_study WHERE study = $1", 1, types, values, NULL);
     tlaw_end(&session);
     PG_RETURN_INT64((int64) count);

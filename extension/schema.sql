@@ -1,6 +1,7 @@
 -- The tables behind everything.  Users have no rights on them: views (beside each noun's functions) show what
 -- one's roles own (10, the bootstrap superuser, stands for an owner that was dropped), functions write as the extension's owner.  Every table has a primary key, keeps names rather
--- than OIDs, and is dumped.
+-- than OIDs, and is dumped.  No table refers to another: pg_restore --jobs fills the tables of an extension in any
+-- order and loses what a foreign key refuses.  Functions hold what they refer to (FOR KEY SHARE) and drop what is of it.
 
 CREATE TABLE @extschema@.tlaw_corpus (
     corpus text PRIMARY KEY,
@@ -27,7 +28,7 @@ CREATE TABLE @extschema@.tlaw_corpus (
 COMMENT ON TABLE @extschema@.tlaw_corpus IS 'frozen corpora, a row each; read the view tlaw_corpora';
 
 CREATE TABLE @extschema@.tlaw_corpus_shard (
-    corpus text REFERENCES @extschema@.tlaw_corpus ON DELETE CASCADE,
+    corpus text,
     shard int,
     data bytea NOT NULL,                -- at most 8 MiB of the token file
     PRIMARY KEY (corpus, shard)
@@ -45,8 +46,8 @@ COMMENT ON TABLE @extschema@.tlaw_study IS 'studies: named sets of runs';
 CREATE TABLE @extschema@.tlaw_run (
     run_id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     owner name NOT NULL,
-    study text REFERENCES @extschema@.tlaw_study,
-    corpus text REFERENCES @extschema@.tlaw_corpus,     -- NULL: recorded, not trained here
+    study text,
+    corpus text,                        -- NULL: recorded, not trained here
     spec_hash bytea,                    -- sha256 of (corpus hash, specification)
     again boolean NOT NULL DEFAULT false, -- may equal another run: asked for again, or retried
     -- the specification, as kernels/engine/spec.h lists it
@@ -88,7 +89,7 @@ COMMENT ON TABLE @extschema@.tlaw_run IS 'runs: specification, state and results
 
 -- One narrow row a run, so that frequent updates stay cheap.
 CREATE TABLE @extschema@.tlaw_run_progress (
-    run_id int8 PRIMARY KEY REFERENCES @extschema@.tlaw_run ON DELETE CASCADE,
+    run_id int8 PRIMARY KEY,
     phase text, step int8, total int8, loss float8, tokens_per_second float8, seconds_left float8,
     threads int, worker_pid int, engine_pid int,
     updated_at timestamptz NOT NULL DEFAULT now()
@@ -96,7 +97,7 @@ CREATE TABLE @extschema@.tlaw_run_progress (
 COMMENT ON TABLE @extschema@.tlaw_run_progress IS 'where each run stands; read the view tlaw_progress';
 
 CREATE TABLE @extschema@.tlaw_run_loss (
-    run_id int8 REFERENCES @extschema@.tlaw_run ON DELETE CASCADE,
+    run_id int8,
     step int8,
     tokens_seen int8 NOT NULL, train_loss float8, val_loss float8, learning_rate float8, grad_norm float8,
     seconds float8,
@@ -106,7 +107,7 @@ COMMENT ON TABLE @extschema@.tlaw_run_loss IS 'loss curves; read the view tlaw_l
 
 -- Per-document test losses, arrays in the order of the corpus's test documents.
 CREATE TABLE @extschema@.tlaw_run_document_loss (
-    run_id int8 PRIMARY KEY REFERENCES @extschema@.tlaw_run ON DELETE CASCADE,
+    run_id int8 PRIMARY KEY,
     loss_sum float8[] NOT NULL, tokens int8[] NOT NULL, bytes int8[] NOT NULL
 );
 COMMENT ON TABLE @extschema@.tlaw_run_document_loss IS 'test loss of every test document, summed over its tokens (nats)';
@@ -114,7 +115,7 @@ COMMENT ON TABLE @extschema@.tlaw_run_document_loss IS 'test loss of every test 
 -- kind 'resume': trainer state of a run in progress; 'model': the scored weights, a safetensors file.
 -- The header is written last, in the transaction that deletes the predecessor.
 CREATE TABLE @extschema@.tlaw_checkpoint (
-    run_id int8 REFERENCES @extschema@.tlaw_run ON DELETE CASCADE,
+    run_id int8,
     kind text CHECK (kind IN ('resume', 'model')),
     generation int8 NOT NULL,           -- of its chunks
     step int8 NOT NULL, bytes int8 NOT NULL, sha256 bytea NOT NULL,
@@ -123,7 +124,7 @@ CREATE TABLE @extschema@.tlaw_checkpoint (
 );
 COMMENT ON TABLE @extschema@.tlaw_checkpoint IS 'checkpoints: one a run and kind';
 CREATE TABLE @extschema@.tlaw_checkpoint_chunk (
-    run_id int8 REFERENCES @extschema@.tlaw_run ON DELETE CASCADE,
+    run_id int8,
     kind text, generation int8, chunk int,
     data bytea NOT NULL,                -- at most 8 MiB
     PRIMARY KEY (run_id, kind, generation, chunk)

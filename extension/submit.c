@@ -48,6 +48,7 @@ struct submission {
     int threads; /* 0: tlaw.threads */
     int priority;
     bool again;
+    bool submits; /* tlaw_train, not tlaw_estimate */
     /* of the corpus */
     char corpus_sha256[PG_SHA256_DIGEST_LENGTH];
     int64 train_available, val_available, test_tokens;
@@ -121,7 +122,8 @@ static void read_arguments(FunctionCallInfo fcinfo, struct submission *s)
 
 /* ---- resolving ---- */
 
-/* Reads the corpus's row; an error unless the caller may use it. */
+/* Reads the corpus's row, which is not dropped before a run of it is submitted; an error unless the caller
+ * may use it. */
 static void load_corpus(struct submission *s)
 {
     Oid types[] = {TEXTOID};
@@ -132,8 +134,9 @@ static void load_corpus(struct submission *s)
     bool null;
 
     if (tlaw_execute(SPI_OK_SELECT,
-                     "SELECT owner, sha256, vocab_size, train_tokens, validation_tokens, test_tokens"
-                     " FROM @.tlaw_corpus WHERE corpus = $1",
+                     psprintf("SELECT owner, sha256, vocab_size, train_tokens, validation_tokens, test_tokens"
+                              " FROM @.tlaw_corpus WHERE corpus = $1 %s",
+                              s->submits ? "FOR KEY SHARE" : ""),
                      1, types, values, NULL) == 0)
         ereport(
             ERROR,
@@ -346,6 +349,7 @@ Datum tlaw_train(PG_FUNCTION_ARGS)
 
     PreventCommandIfReadOnly("tlaw_train()");
     read_arguments(fcinfo, &s);
+    s.submits = true;
     tlaw_begin(&session);
     resolve(&s);
     check_memory(&s.spec);

@@ -100,7 +100,7 @@ SELECT tlaw_run_dimension(:run, positions => 'Infinity');
 \set SHOW_CONTEXT errors
 INSERT INTO tlaw_run (owner, status) VALUES (current_user, 'done') RETURNING run_id AS recorded \gset
 SELECT tlaw_export(:recorded);
-DELETE FROM tlaw_run WHERE run_id = :recorded;
+SELECT tlaw_drop_run(:recorded);
 
 -- damaged weights are not used
 BEGIN;

@@ -166,4 +166,22 @@ ROLLBACK;
 SELECT count(*) FROM tlaw_runs WHERE corpus = 'run_text';
 SELECT count(*) FROM tlaw_losses WHERE run_id = :run;
 SELECT tlaw_drop_corpus('run_text');
+-- nothing is left of what was dropped: rows of a run, a corpus or a study that is not there
+DO $$
+DECLARE
+    t record;
+    n bigint;
+BEGIN
+    FOR t IN SELECT a.attrelid::regclass AS child, a.attname, p.parent
+               FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+               JOIN (VALUES ('run_id', 'tlaw_run'), ('corpus', 'tlaw_corpus'), ('study', 'tlaw_study')) p(column_name, parent) ON p.column_name = a.attname
+              WHERE c.relkind = 'r' AND c.relname LIKE 'tlaw_%' AND c.relname <> p.parent LOOP
+        EXECUTE format('SELECT count(*) FROM %1$s c WHERE c.%2$I IS NOT NULL AND NOT EXISTS (SELECT FROM %3$I p WHERE p.%2$I = c.%2$I)',
+                       t.child, t.attname, t.parent) INTO n;
+        IF n > 0 THEN
+            RAISE WARNING '% rows of % without a row of %', n, t.child, t.parent;
+        END IF;
+    END LOOP;
+END
+$$;
 DROP TABLE run_text;

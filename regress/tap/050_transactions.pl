@@ -54,6 +54,18 @@ my $second = $server->sql("SELECT tlaw_train($long, study => 's')");
 waitpid $first, 0;
 is($server->sql("SELECT array_agg(run_id) FROM tlaw_run WHERE study = 's'"), "{$second}", 'two submits race: one run');
 
+# a corpus is dropped while a run of it is submitted: it waits, and then has a run
+$server->sql(q{SELECT tlaw_create_corpus('t', 'body', 'held')});
+(my $of_held = $long) =~ s/'c'/'held'/;
+($first) = $server->background("BEGIN; SELECT tlaw_train($of_held, again => true); SELECT pg_sleep(1); COMMIT");
+wait_for(sub { $server->sql(q{SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND wait_event = 'PgSleep'}) });
+like($server->sql(q{SELECT tlaw_drop_corpus('held')}), qr/corpus "held" has 1 run/, 'a corpus dropped while a run of it is submitted');
+waitpid $first, 0;
+$server->sql(q{SELECT tlaw_cancel(run_id) FROM tlaw_runs WHERE corpus = 'held'});
+ok(wait_for(sub { $server->sql(q{SELECT status FROM tlaw_runs WHERE corpus = 'held'}) eq 'cancelled' }), 'which is cancelled');
+is($server->sql(q{SELECT tlaw_drop_run(run_id) FROM tlaw_runs WHERE corpus = 'held'; SELECT tlaw_drop_corpus('held'); SELECT count(*) FROM tlaw_corpora}),
+    "\n\n1", 'and dropped, and the corpus');
+
 # ---- cancelling ----
 
 ok($server->training($second), 'it trains');
@@ -149,6 +161,11 @@ ok(wait_for(sub { $server->sql("SELECT status FROM tlaw_run WHERE run_id = $wait
 is($server->sql("SELECT status FROM tlaw_run WHERE run_id = $waiting", 'copy'), 'queued', 'the restored one does not');
 $server->sql("SELECT tlaw_retry($waiting); ", 'copy');
 ok(wait_for(sub { $server->sql("SELECT status FROM tlaw_run WHERE run_id = $waiting", 'copy') eq 'done' }), 'until tlaw_retry makes it this one\'s');
+
+$server->command('sh', '-c', TlawServer::program('createdb') . " -h $server->{dir} -U postgres jobs && " . TlawServer::program('pg_dump') . " -Fc -f $server->{data}/dump -h $server->{dir} -U postgres postgres && "
+        . TlawServer::program('pg_restore') . " --jobs 4 --exit-on-error -h $server->{dir} -U postgres -d jobs $server->{data}/dump");
+is($server->sql('SELECT sum(hashtext(r::text)) FROM tlaw_run r', 'jobs'), $server->sql('SELECT sum(hashtext(r::text)) FROM tlaw_run r'), 'pg_restore --jobs, which fills tables in any order');
+$server->sql('DROP DATABASE jobs');
 
 # ---- the extension and the database go while a run trains ----
 
