@@ -127,7 +127,7 @@ static bool set_threads_keeps_bits(void)
 struct lanes {
     _Atomic int runs[9], at[9], wrong;
     struct device *outer;
-    int count;
+    int count, team; /* lanes; threads of each */
 };
 
 static void stay(void *arg, struct device *device, int lane, int place)
@@ -135,7 +135,7 @@ static void stay(void *arg, struct device *device, int lane, int place)
     struct lanes *l = arg;
     double sums[1] = {0};
 
-    l->wrong += place < 0 || place >= l->count || device == l->outer || pool_threads(device->pool) != 1;
+    l->wrong += place < 0 || place >= l->count || device == l->outer || pool_threads(device->pool) != l->team;
     l->wrong += l->at[place]++ != 0;
     spend(sums, 0, 0);
     l->at[place]--;
@@ -146,7 +146,7 @@ static bool lanes_have_places(int threads, int count)
 {
     char message[256];
     struct device *device = cpu_open(threads, message, sizeof message);
-    struct lanes l = {.outer = device, .count = count};
+    struct lanes l = {.outer = device, .count = count, .team = threads > count ? threads / count : 1};
     bool right = true;
 
     for (int i = 0; i < 50; i++)

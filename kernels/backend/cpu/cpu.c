@@ -148,39 +148,34 @@ static void free_shared(struct device *device)
 
 /* ---- threads ---- */
 
-static void stop_threads(struct device *device)
-{
-    int threads = device->pool ? pool_threads(device->pool) : 0;
+static void stop_threads(struct device *device);
 
-    for (int i = 0; device->own && i < threads; i++)
-        free(device->own[i].memory);
-    for (int i = 0; device->lanes && i < threads; i++) {
-        stop_threads(&device->lanes[i]);
-        free_shared(&device->lanes[i]);
+static void drop_teams(struct device *device)
+{
+    for (int i = 0; i < device->n_teams; i++) {
+        stop_threads(&device->teams[i]);
+        free_shared(&device->teams[i]);
     }
-    free(device->own);
-    free(device->lanes);
-    pool_free(device->pool);
+    free(device->teams);
+    device->teams = NULL;
+    device->n_teams = 0;
 }
 
-/* Threads with scratch, without lanes. 0, or -1: whoever asked calls stop_threads. */
-static int start_plain(struct device *device, int threads)
+static void stop_threads(struct device *device)
+{
+    for (int i = 0; device->own && i < pool_threads(device->pool); i++)
+        free(device->own[i].memory);
+    free(device->own);
+    pool_free(device->pool);
+    drop_teams(device);
+}
+
+/* 0, or -1: whoever asked calls stop_threads. */
+static int start_threads(struct device *device, int threads)
 {
     device->pool = pool_create(threads);
     device->own = device->pool ? calloc((size_t) threads, sizeof *device->own) : NULL;
     return device->own ? 0 : -1;
-}
-
-/* The same with a lane for every thread. */
-static int start_threads(struct device *device, int threads)
-{
-    if (start_plain(device, threads) < 0 ||
-        !(device->lanes = calloc((size_t) threads, sizeof *device->lanes)))
-        return -1;
-    for (int i = 0; i < threads; i++)
-        if (start_plain(&device->lanes[i], 1) < 0)
-            return -1;
-    return 0;
 }
 
 struct device *cpu_open(int threads, char *message, size_t message_size)
@@ -223,30 +218,56 @@ void cpu_set_threads(struct device *device, int threads)
     stop_threads(device);
     device->pool = next.pool;
     device->own = next.own;
-    device->lanes = next.lanes;
+}
+
+/* ---- lanes ---- */
+
+/*
+ * For every lane, or every thread where lanes are more, a device with its share of the threads; one of its
+ * own where there are no more to be had, since results do not depend on it.
+ */
+static void form_teams(struct device *device, int lanes)
+{
+    int threads = pool_threads(device->pool), count = lanes < threads ? lanes : threads;
+
+    if (device->n_teams == count)
+        return;
+    drop_teams(device);
+    device->teams = calloc((size_t) count, sizeof *device->teams);
+    for (device->n_teams = 0; device->n_teams < count; device->n_teams++) {
+        struct device *team = device->teams ? &device->teams[device->n_teams] : NULL;
+
+        if (team && start_threads(team, threads / count) < 0) {
+            stop_threads(team);
+            team = start_threads(team, 1) < 0 ? NULL : team;
+        }
+        if (!team)
+            backend_no_memory("no memory for the lanes of the CPU backend");
+    }
 }
 
 struct side_by_side {
     struct device *device;
-    int lanes;
     void (*body)(void *arg, struct device *, int lane, int place);
     void *arg;
 };
 
-/* A thread keeps to its place, unless there are more threads than lanes. */
+/* A thread keeps to its place; where there are more threads than lanes, a lane does. */
 static void side_by_side_unit(void *arg, long lane, int thread)
 {
     const struct side_by_side *s = arg;
-    struct device *own = &s->device->lanes[thread];
+    int place = s->device->n_teams < pool_threads(s->device->pool) ? (int) lane : thread;
+    struct device *team = &s->device->teams[place];
 
-    own->weights = s->device->weights;
-    s->body(s->arg, own, (int) lane, pool_threads(s->device->pool) > s->lanes ? (int) lane : thread);
+    team->weights = s->device->weights;
+    s->body(s->arg, team, (int) lane, place);
 }
 
 void cpu_side_by_side(struct device *device, int lanes,
                       void (*body)(void *arg, struct device *, int lane, int place), void *arg)
 {
-    pool_run(device->pool, lanes, side_by_side_unit, &(struct side_by_side){device, lanes, body, arg});
+    form_teams(device, lanes);
+    pool_run(device->pool, lanes, side_by_side_unit, &(struct side_by_side){device, body, arg});
 }
 
 /* ---- memory ---- */

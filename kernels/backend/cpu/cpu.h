@@ -43,7 +43,8 @@ struct device {
         void *memory;
         size_t size;
     } shared[SCRATCH_COUNT], *own; /* own: one a thread */
-    struct device *lanes;          /* one a thread, with that thread alone; these have none */
+    struct device *teams;          /* that lanes go on, formed when the first do */
+    int n_teams;
 };
 
 /*
