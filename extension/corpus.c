@@ -244,6 +244,20 @@ static void insert_corpus(const struct corpus_arguments *a, const struct documen
     tlaw_end(&session);
 }
 
+/* Losses on a part that is far smaller than asked for are of a few documents' accidents. */
+static void warn_about_part(const char *part, int64 bytes, double fraction, int64 total)
+{
+    if (bytes < 0.1 * fraction * total)
+        ereport(
+            WARNING,
+            (errmsg("the %s part has " INT64_FORMAT " of " INT64_FORMAT
+                    " bytes, far less than the share %g that was asked for",
+                    part, bytes, total, fraction),
+             errdetail("Few documents, or groups, hold most of the text, and they are not split."),
+             errhint(
+                 "Split long texts into rows, with regexp_split_to_table(text, E'\\n\\n') or the like.")));
+}
+
 /* Freezes into the file `fd`, which stays open, and stores what came out. */
 static void freeze(const struct corpus_arguments *a, int fd)
 {
@@ -269,6 +283,8 @@ static void freeze(const struct corpus_arguments *a, int fd)
     SET_VARSIZE(sha256, VARHDRSZ + 32);
     memcpy(VARDATA(sha256), frozen.sha256.data, 32);
     engine_stop(engine);
+    warn_about_part("validation", frozen.validation_bytes, a->validation_fraction, frozen.bytes);
+    warn_about_part("test", frozen.test_bytes, a->test_fraction, frozen.bytes);
     insert_corpus(a, &counts, &frozen, sha256);
     token_file_store(a->name, fd, frozen.file_bytes, (unsigned char *) VARDATA(sha256));
 }

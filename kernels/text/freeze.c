@@ -255,7 +255,8 @@ static int assign_parts(struct freeze *f, char *message, size_t message_size)
     if (f->split.n_roots < train_groups + 2)
         return fail(message, message_size,
                     "the source has %zu group%s of non-empty documents (equal documents are "
-                    "in one group); at least %zu are needed: for train, validation%s test",
+                    "in one group); at least %zu are needed: for train, validation%s test; a long text can "
+                    "be parted into rows",
                     f->split.n_roots, f->split.n_roots == 1 ? "" : "s", train_groups + 2,
                     f->bpe_vocab ? ", tokenizer and" : " and");
     if (split_parts(&f->split, f->validation_fraction, f->test_fraction, f->split_seed, train_groups, tick,
