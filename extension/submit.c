@@ -437,18 +437,27 @@ struct log_series {
     int64 n;
 };
 
+/* An end of a series: whole, as sizes and FLOPs are. */
+static double end_argument(const char *name, float8 value, double low)
+{
+    if (!(value >= low && value <= 1e300 && value == floor(value)))
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("%s must be a whole number from %.16g to 1e300, not %s", name, low,
+                               float8out_internal(value))));
+    return value;
+}
+
 Datum tlaw_log_series(PG_FUNCTION_ARGS)
 {
     FuncCallContext *call;
     struct log_series *series;
-    double share;
+    double share, size;
 
     if (SRF_IS_FIRSTCALL()) {
         call = SRF_FIRSTCALL_INIT();
         series = MemoryContextAlloc(call->multi_call_memory_ctx, sizeof(*series));
-        series->low = (double) tlaw_count_argument("lo", PG_GETARG_FLOAT8(0), 1, INT64CONST(1) << 53);
-        series->high =
-            (double) tlaw_count_argument("hi", PG_GETARG_FLOAT8(1), (int64) series->low, INT64CONST(1) << 53);
+        series->low = end_argument("lo", PG_GETARG_FLOAT8(0), 1);
+        series->high = end_argument("hi", PG_GETARG_FLOAT8(1), series->low);
         series->n =
             tlaw_count_argument("n", PG_GETARG_FLOAT8(2), series->low == series->high ? 1 : 2, 1000000);
         call->user_fctx = series;
@@ -462,6 +471,8 @@ Datum tlaw_log_series(PG_FUNCTION_ARGS)
     if (call->call_cntr == (uint64) series->n - 1)
         SRF_RETURN_NEXT(call, Float8GetDatum(series->high));
     share = (double) call->call_cntr / (double) (series->n - 1);
-    SRF_RETURN_NEXT(call,
-                    Float8GetDatum(rint(exp(log(series->low) + share * log(series->high / series->low)))));
+    size = rint(exp(log(series->low) + share * log(series->high / series->low)));
+    if (size > TLAW_MAX_SEED) /* no longer exact: 1e17, not 1.000000000000001e17 */
+        size = strtod(psprintf("%.12g", size), NULL);
+    SRF_RETURN_NEXT(call, Float8GetDatum(size));
 }

@@ -7,7 +7,10 @@ SELECT tlaw_create_corpus('run_text', 'body');
 -- sweeps
 SELECT * FROM tlaw_log_series(1000, 100000, 5);
 SELECT * FROM tlaw_log_series(7, 7, 1);
+SELECT * FROM tlaw_log_series(1e15, 1e21, 4);
 SELECT * FROM tlaw_log_series(7, 6, 2);
+SELECT * FROM tlaw_log_series(7.5, 9, 2);
+SELECT * FROM tlaw_log_series(7, 'infinity', 2);
 SELECT * FROM tlaw_log_series(0.5, 6, 2);
 SELECT * FROM tlaw_log_series(1, 6, 1);
 SELECT * FROM tlaw_log_series(1, NULL, 1);
