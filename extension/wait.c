@@ -21,7 +21,7 @@
 
 #define POLL_MS   200  /* most between two looks */
 #define LEAST_MS  20   /* and the least; in between a twentieth of what was waited so far */
-#define NOTICE_MS 5000 /* between two notices */
+#define NOTICE_MS 5000 /* least between two notices; later a thirtieth of what was waited so far */
 #define LAUNCH_MS 3000 /* between two attempts to start a worker */
 
 PG_FUNCTION_INFO_V1(tlaw_wait_run);
@@ -32,7 +32,7 @@ struct target {
     int64 run_id;
     char *study;
     bool warned; /* that no worker could be started */
-    TimestampTz noticed, launched;
+    TimestampTz began, noticed, launched;
 };
 
 struct state {
@@ -103,6 +103,17 @@ static void look(const struct target *target, struct state *state)
     tlaw_end(&session);
 }
 
+/* ", about 41 s left", in a unit that keeps it short. */
+static void append_time(StringInfo text, double seconds)
+{
+    if (seconds < 200)
+        appendStringInfo(text, ", about %.0f s left", seconds);
+    else if (seconds < 200 * 60)
+        appendStringInfo(text, ", about %.0f min left", seconds / 60);
+    else
+        appendStringInfo(text, ", about %.0f h left", seconds / 3600);
+}
+
 /* "12 done, 2 running, 6 queued, 1 failed; step 300 of 1000, loss 2.345, 41 s left" */
 static char *describe(const struct target *target, const struct state *state)
 {
@@ -134,7 +145,7 @@ static char *describe(const struct target *target, const struct state *state)
     if (!isnan(state->loss))
         appendStringInfo(&text, ", loss %.3f", state->loss);
     if (state->seconds_left > 0)
-        appendStringInfo(&text, ", about %.0f s left", state->seconds_left);
+        append_time(&text, state->seconds_left);
     if (state->error)
         appendStringInfo(&text, "; %s", state->error);
     return text.data;
@@ -191,7 +202,9 @@ static bool poll_target(struct target *target)
     see_to_workers(target, &state);
     ended = state.queued + state.running == 0;
     now = GetCurrentTimestamp();
-    if (ended || TimestampDifferenceExceeds(target->noticed, now, NOTICE_MS)) {
+    if (ended ||
+        TimestampDifferenceExceeds(
+            target->noticed, now, Max(NOTICE_MS, TimestampDifferenceMilliseconds(target->began, now) / 30))) {
         tell(target, &state);
         target->noticed = now;
     }
@@ -219,7 +232,7 @@ static void wait_for(FunctionCallInfo fcinfo, struct target *target)
     if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
         elog(ERROR, "SPI_connect failed");
     context_of_poll = AllocSetContextCreate(CurrentMemoryContext, "tlaw wait", ALLOCSET_DEFAULT_SIZES);
-    target->noticed = start;
+    target->noticed = target->began = start;
     for (;;) {
         MemoryContext caller = MemoryContextSwitchTo(context_of_poll);
         bool ended = poll_target(target);

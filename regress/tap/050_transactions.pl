@@ -136,6 +136,8 @@ $server->sql([ "SELECT tlaw_train($short, study => 'guess', seed => k) FROM gene
         FROM (VALUES (1, 10), (2, 100)) v(seed, s) WHERE r.study = 'guess' AND r.seed = v.seed},
     q{UPDATE tlaw_run SET flops = 1e6 WHERE study = 'guess' AND seed = 3} ]);
 like(said_while_waiting(q{'guess'}, qr/NOTICE/), qr/2 done, 1 queued, about 100 s left/, 'the time left is guessed from the fastest run');
+$server->sql(q{UPDATE tlaw_run SET flops = 1e9 WHERE study = 'guess' AND seed = 3});
+like(said_while_waiting(q{'guess'}, qr/NOTICE/), qr/2 done, 1 queued, about 28 h left/, 'in hours where it is hours');
 $server->sql(q{SELECT tlaw_cancel('guess')});
 $server->set('tlaw.max_workers = 1');
 $server->sql("CALL tlaw_wait($other)");
