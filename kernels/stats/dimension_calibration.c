@@ -15,9 +15,9 @@
  *
  * None of that holds where the readings depend on the scale for another reason: noise, a spectrum without an
  * end, clusters, a lattice.  Four signs tell (kernels/stats/README.md counts them):
- * - the reading with 2 neighbours is not where the extrapolation through those with k/4 and k puts it.  On
- *   balls, spheres, cubes and Gaussians of 2 to 70 dimensions ln(reading / place) has mean 0 (within .015)
- * and standard deviation 1.15 / sqrt(n): allowed are 3.5 of these;
+ * - the reading with 2 neighbours is not where the extrapolation through those with k/4 and k puts it: over
+ *   balls, spheres, cubes and Gaussians of 2 to 70 dimensions ln(reading / place) has mean 0 (within .025)
+ *   and a deviation of about 1.15 / sqrt(n), of which 3.5 are allowed;
  * - the correction is larger than 4 % of the reading a dimension;
  * - inverse local readings, which at one dimension are means of near_k - 1 exponentials (Levina & Bickel
  *   2004), have more than 1.6 times the variance of these;

@@ -1,7 +1,7 @@
 /*
  * How often 95 % intervals hold the true dimension: 200 draws of n = 2,000 points of sets of dimension 2, 5,
- * 10; for every estimator the coverage, the bias and the ratio of the mean standard error to the estimates'
- * deviation.
+ * 10; for every estimator the coverage, the bias, the ratio of the mean standard error to the estimates'
+ * deviation, and how many draws are said to have no plateau.
  *
  * usage: dimension_coverage [draws [n]]
  */
@@ -72,7 +72,7 @@ static int cut(const struct tlaw_points *points, enum tlaw_metric metric, const 
 static void measure(const char *name, int shape, int d, int draws, int64_t n)
 {
     double sum[MEASURED] = {0}, squares[MEASURED] = {0}, errors[MEASURED] = {0};
-    int covered[MEASURED] = {0};
+    int covered[MEASURED] = {0}, bent[MEASURED] = {0};
     uint64_t state = (uint64_t) (1000 * d + shape);
     struct tlaw_neighbours lists = {n, LIST, malloc(sizeof(double) * (size_t) (n * LIST)),
                                     malloc(sizeof(int32_t) * (size_t) (n * LIST))};
@@ -92,6 +92,7 @@ static void measure(const char *name, int shape, int d, int draws, int64_t n)
             squares[m] += result.dimension * result.dimension;
             errors[m] += result.standard_error;
             covered[m] += result.low <= d && d <= result.high;
+            bent[m] += result.plateau == 0;
         }
         free((void *) points.data);
     }
@@ -99,9 +100,9 @@ static void measure(const char *name, int shape, int d, int draws, int64_t n)
         double mean = sum[m] / draws, deviation = sqrt(squares[m] / draws - mean * mean);
 
         printf("%-9s d %2d %-13s k %2d  covered %5.1f %%  mean %6.3f  bias %+5.1f deviations  se/deviation "
-               "%.2f\n",
+               "%.2f  no plateau %d\n",
                name, d, tlaw_estimator_name(measured[m].estimator), measured[m].k, 100.0 * covered[m] / draws,
-               mean, (mean - d) / deviation, errors[m] / draws / deviation);
+               mean, (mean - d) / deviation, errors[m] / draws / deviation, bent[m]);
     }
     fflush(stdout);
     free(lists.distance);

@@ -3,7 +3,7 @@ false, the mean |ln(estimate / truth)| (of the nearest truth, where there are se
 truth (all of them) and its median width, high / low; beside the extrapolation with no regard to plateaus and, on the first
 draw, scikit-dimension's estimators.
 
-    make bench-plateau [BENCH_ARGS="judging|choosing [draws [MLE,TwoNN,lPCA,FisherS,DANCo [set]]]"]
+    make bench-plateau [BENCH_ARGS="judging|choosing [draws [MLE,TwoNN,lPCA,local_lPCA,FisherS,DANCo [set]]]"]
 
 Noise counts as clear where it raises the reading with k/4 neighbours by more than 15 %, as none where by less than 5 %.
 TLAW_PYTHON names a Python with numpy and scikit-dimension.  Some ten minutes; DANCo an hour.
@@ -21,8 +21,12 @@ import skdim
 import dimension_sets
 import dimension_sets_judge
 
-LIBRARY = {"MLE": lambda: skdim.id.MLE(K=20), "TwoNN": skdim.id.TwoNN, "lPCA": lambda: skdim.id.lPCA(verbose=False),
-           "FisherS": skdim.id.FisherS, "DANCo": lambda: skdim.id.DANCo(random_state=0)}
+LIBRARY = {"MLE": lambda x: skdim.id.MLE(K=20).fit(x).dimension_,
+           "TwoNN": lambda x: skdim.id.TwoNN().fit(x).dimension_,
+           "lPCA": lambda x: skdim.id.lPCA(verbose=False).fit(x).dimension_,
+           "local_lPCA": lambda x: np.mean(skdim.id.lPCA(verbose=False).fit_pw(x, n_neighbors=40).dimension_pw_),
+           "FisherS": lambda x: skdim.id.FisherS().fit(x).dimension_,
+           "DANCo": lambda x: skdim.id.DANCo(random_state=0).fit(x).dimension_}
 PATIENCE = 60  # seconds for one estimate of the library
 
 Answer = collections.namedtuple("Answer", "dimension low high plateau read n extrapolated")
@@ -42,7 +46,7 @@ def of_library(name, points):
     """NaN where it fails or takes too long"""
     signal.alarm(PATIENCE)
     try:
-        return float(LIBRARY[name]().fit(np.unique(points, axis=0)).dimension_)
+        return float(LIBRARY[name](np.unique(points, axis=0)))
     except Exception as problem:
         print(f"# {name}: {problem!r}", file=sys.stderr)
         return math.nan
