@@ -341,11 +341,15 @@ inline_always float vsum(vf x)
 
 inline_always float vlargest(vf x)
 {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512) x);
+#else
     float largest = x[0];
 
     for (int i = 1; i < VW; i++)
-        largest = x[i] > largest || x[i] != x[i] ? x[i] : largest;
+        largest = x[i] > largest ? x[i] : largest;
     return largest;
+#endif
 }
 
 /*

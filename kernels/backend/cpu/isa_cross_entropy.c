@@ -18,46 +18,82 @@ struct head {
     bool gradient;
 };
 
+/* Rows that take each step together, as one row's chains are long; not of rows that would fill a cache. */
+#define ROWS_AT_ONCE(V) ((V) > 1024 ? 1 : ROWS_A_UNIT)
+
+/* Any but NaN where some are NaN: then the row's sum is. */
+inline_always float row_largest(const float *x, long V)
+{
+    vf lane[2] = {splat(-1e30f), splat(-1e30f)};
+    long v = 0;
+
+    for (; v + 2 * VW <= V; v += 2 * VW) {
+        lane[0] = vmax(lane[0], load(x + v));
+        lane[1] = vmax(lane[1], load(x + v + VW));
+    }
+    float largest = vlargest(vmax(lane[0], lane[1]));
+    for (; v < V; v++)
+        largest = x[v] > largest ? x[v] : largest;
+    return largest;
+}
+
+/* x = e^(x - largest); their sum. */
+inline_always float row_exponentials(float *x, float largest, long V)
+{
+    vf sums = {0};
+    float sum = 0.0f;
+    long v;
+
+    for (v = 0; v + VW <= V; v += VW) {
+        vf e = vexp(load(x + v) - largest);
+
+        store(x + v, e);
+        sums += e;
+    }
+    if (v < V)
+        store_n(x + v, vexp(load_n(x + v, V - v) - largest), V - v);
+    for (; v < V; v++)
+        sum += x[v];
+    return sum + vsum(sums);
+}
+
+/* The exponentials' gradients, which take the place of the row's first half. */
+inline_always void row_gradients(float *x, float scale, long V)
+{
+    act_t *gradient = (void *) x;
+
+    for (long v = 0; v < V; v += VW)
+        store_act_n(gradient + v, load_n(x + v, V - v) * scale, V - v);
+}
+
 static void softmax_unit(void *arg, long unit, int thread)
 {
     const struct head *w = arg;
-    long end = (unit + 1) * ROWS_A_UNIT < w->rows ? (unit + 1) * ROWS_A_UNIT : w->rows, V = w->V, v;
+    long last = least((unit + 1) * ROWS_A_UNIT, w->rows), V = w->V, end;
+    float largest[ROWS_A_UNIT], sum[ROWS_A_UNIT];
 
     (void) thread;
-    for (long row = unit * ROWS_A_UNIT; row < end; row++) {
-        float *x = w->logits + row * w->ld;
-        int32_t target = w->targets[row];
-        vf largest_lane = splat(-1e30f), sums = {0};
-        float target_logit = target < 0 ? 0.0f : x[target], sum = 0.0f;
-
-        if (target < 0) {
-            w->losses[row] = 0.0f;
-            memset(x, 0, (size_t) V * sizeof *x);
-            continue;
+    for (long first = unit * ROWS_A_UNIT; first < last; first = end) {
+        end = least(first + ROWS_AT_ONCE(V), last);
+        for (long row = first; row < end; row++) {
+            largest[row - first] = row_largest(w->logits + row * w->ld, V);
+            w->losses[row] = w->targets[row] < 0 ? 0.0f : w->logits[row * w->ld + w->targets[row]];
         }
-        for (v = 0; v + VW <= V; v += VW)
-            largest_lane = vmax(largest_lane, load(x + v));
-        float largest = vlargest(largest_lane);
-        for (; v < V; v++)
-            largest = x[v] > largest ? x[v] : largest;
-        for (v = 0; v < V; v += VW) {
-            vf e = vexp(load_n(x + v, V - v) - largest);
+        for (long row = first; row < end; row++)
+            sum[row - first] = row_exponentials(w->logits + row * w->ld, largest[row - first], V);
+        for (long row = first; row < end; row++) {
+            float *x = w->logits + row * w->ld, all = sum[row - first];
 
-            store_n(x + v, e, V - v);
-            if (v + VW <= V)
-                sums += e;
+            if (w->targets[row] < 0) {
+                memset(x, 0, (size_t) V * sizeof *x);
+                continue;
+            }
+            w->losses[row] = largest[row - first] + logf(all) - w->losses[row];
+            if (!w->gradient)
+                continue;
+            x[w->targets[row]] -= all;
+            row_gradients(x, w->scale / all, V);
         }
-        for (v = V / VW * VW; v < V; v++)
-            sum += x[v];
-        sum += vsum(sums);
-        w->losses[row] = largest + logf(sum) - target_logit;
-        if (!w->gradient)
-            continue;
-        act_t *gradient = (void *) x; /* takes the place of the row's first half */
-
-        x[target] -= sum;
-        for (v = 0; v < V; v += VW)
-            store_act_n(gradient + v, load_n(x + v, V - v) * (w->scale / sum), V - v);
     }
 }
 
