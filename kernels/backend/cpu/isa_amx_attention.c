@@ -95,12 +95,13 @@ static void scores_forward(const struct attention *w, float *p, const cell *k, c
         product_over_d(p + key * NR, w, k, key, q + q0 * w->d_cells);
         for (long i = key; i < key + 32; i++)
             for (int v = 0; v < 2; v++) {
-                vf x = load(p + i * NR + v * VW) * w->exp_scale;
+                vf x = load(p + i * NR + v * VW);
 
-                if (i > q0)
+                if (i > q0) {
                     x = choose(lanes_below(i - q0 - v * VW), splat(-1e30f), x);
+                    store(p + i * NR + v * VW, x);
+                }
                 largest[v] = vmax(largest[v], x);
-                store(p + i * NR + v * VW, x);
             }
     }
 }
@@ -124,7 +125,7 @@ static void forward_unit(void *arg, long unit, int thread)
         vf largest[2] = {splat(-1e30f), splat(-1e30f)}, inverse[2], lse[2];
 
         scores_forward(w, p, k, q, q0, largest);
-        softmax_lanes(p, q0 + NR, largest, inverse, lse);
+        softmax_lanes(w, p, q0 + NR, largest, inverse, lse);
         product_over_rows(out, w, v_columns, rows, 0, p, q0 + NR, inverse);
         write_transposed(w->y + (b * T + q0) * C + h * D, C, out, T - q0, D);
         for (long v = 0; v < 2 && q0 + v * VW < T; v++)

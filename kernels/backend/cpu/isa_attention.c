@@ -93,7 +93,7 @@ static void scores_forward(const struct attention *w, const struct forward *f, l
         for (int i = 0; i < AR; i++)
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
-                vf x = acc[i][v] * w->exp_scale;
+                vf x = acc[i][v];
 
                 if (key + AR > q0)
                     x = choose(lanes_below(key + i - q0 - v * VW), splat(-1e30f), x);
@@ -125,7 +125,7 @@ static void forward_unit(void *arg, long unit, int thread)
         vf largest[2] = {splat(-1e30f), splat(-1e30f)}, inverse[2], lse[2];
 
         scores_forward(w, &f, q0, n, largest);
-        softmax_lanes(f.p, n, largest, inverse, lse);
+        softmax_lanes(w, f.p, n, largest, inverse, lse);
         product_over_rows(f.out, f.v, f.width, f.p, steps(n), inverse);
         write_transposed(w->y + (b * T + q0) * C + h * D, C, f.out, T - q0, D);
         for (long v = 0; v < 2 && q0 + v * VW < T; v++)
@@ -150,14 +150,15 @@ struct backward {
     cell *k, *v;            /* B panels of keys */
     cell *q_rows, *dy_rows; /* [T][width] */
     cell *k_rows;           /* [T][lanes] */
-    cell *p, *ds;    /* P and dS [T][NR] of the queries from the panel's first key on, cells over queries */
-    cell *ds_rows;   /* dS [T][NR / STEP], cells over keys */
-    float *dq, *out; /* [T][lanes], [width][NR] */
+    cell *p,
+        *ds; /* P and dS / scale [T][NR] of the queries from the panel's first key on, cells over queries */
+    cell *ds_rows;      /* dS / scale [T][NR / STEP], cells over keys */
+    float *dq, *out;    /* dQ / scale [T][lanes], [width][NR] */
     float *lse, *delta; /* delta = rowsum(dy * y) */
     long width, lanes;  /* D rounded up to AR, to VW */
 };
 
-/* P and dS of the NR keys from k0 on, for the queries from k0 on */
+/* P and dS / scale of the NR keys from k0 on, for the queries from k0 on */
 static void scores_backward(const struct attention *w, const struct backward *g, long k0)
 {
     for (long q0 = k0; q0 < w->T; q0 += AR) {
@@ -180,7 +181,7 @@ static void scores_backward(const struct attention *w, const struct backward *g,
         for (int i = 0; i < AR; i++)
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++)
-                dp[i][v] = s[i][v] * (dp[i][v] - g->delta[q0 + i]) * w->scale;
+                dp[i][v] = s[i][v] * (dp[i][v] - g->delta[q0 + i]);
 #pragma GCC unroll 16
         for (int i = 0; i < AR; i += STEP)
             store_cells(g->ds + (q0 - k0 + i) / STEP * NR, dp[i], dp[i + STEP - 1]);
@@ -209,7 +210,7 @@ inline_always void add_dq(int vectors, float *dq, const cell *ds_rows, const cel
             store(dq + i * lanes + v * VW, acc[i][v]);
 }
 
-/* dQ += dS K for the NR keys from k0 on */
+/* dQ / scale += dS K / scale for the NR keys from k0 on */
 static void dq_backward(const struct attention *w, const struct backward *g, long k0)
 {
     for (long q0 = k0; q0 < w->T; q0 += AR)
@@ -265,6 +266,7 @@ static void backward_unit(void *arg, long unit, int thread)
     const act_t *q = w->qkv + b * T * 3 * C + h * D, *dy = w->dy + b * T * C + h * D;
     act_t *dq = w->dqkv + b * T * 3 * C + h * D;
     struct backward g = {.width = round_up(D, AR), .lanes = round_up(D, VW)};
+    const vf scale[2] = {splat(w->scale), splat(w->scale)};
     size_t size = (size_t) place_backward(&g, NULL, rows, w->d_cells) * sizeof(float);
 
     place_backward(&g, device_own(w->device, thread, size), rows, w->d_cells);
@@ -281,13 +283,13 @@ static void backward_unit(void *arg, long unit, int thread)
         scores_backward(w, &g, k0);
         product_over_rows(g.out, g.dy_rows + k0 / STEP * g.width, g.width, g.p, steps(T - k0), NULL);
         write_transposed(dq + k0 * 3 * C + 2 * C, 3 * C, g.out, T - k0, D);
-        product_over_rows(g.out, g.q_rows + k0 / STEP * g.width, g.width, g.ds, steps(T - k0), NULL);
+        product_over_rows(g.out, g.q_rows + k0 / STEP * g.width, g.width, g.ds, steps(T - k0), scale);
         write_transposed(dq + k0 * 3 * C + C, 3 * C, g.out, T - k0, D);
         dq_backward(w, &g, k0);
     }
     for (long t = 0; t < T; t++)
         for (long d = 0; d < D; d += VW)
-            store_act_n(dq + t * 3 * C + d, load(g.dq + t * g.lanes + d), D - d);
+            store_act_n(dq + t * 3 * C + d, load(g.dq + t * g.lanes + d) * w->scale, D - d);
 }
 
 void ISA_NAME(attention_backward)(struct device *device, act *dqkv, const act *dy, const act *y,

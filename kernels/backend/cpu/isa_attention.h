@@ -73,11 +73,13 @@ inline_always vi lanes_below(long n)
 }
 
 /*
- * p[n][NR], a row for each key, scores times EXP_SCALE: their exponentials as cells, in place; 1/sum and
- * log-sum-exp of each lane.
+ * p[n][NR], a row for each key, products of queries and keys: the exponentials of their scores as cells, in
+ * place; 1/sum and log-sum-exp of each lane.
  */
-static inline void softmax_lanes(float *p, long n, const vf largest[2], vf inverse[2], vf lse[2])
+static inline void softmax_lanes(const struct attention *w, float *p, long n, const vf largest[2],
+                                 vf inverse[2], vf lse[2])
 {
+    const vf most[2] = {largest[0] * w->exp_scale, largest[1] * w->exp_scale};
     vf sum[2] = {{0}};
 
     for (long key = 0; key < n; key += STEP) {
@@ -87,14 +89,14 @@ static inline void softmax_lanes(float *p, long n, const vf largest[2], vf inver
         for (int i = 0; i < STEP; i++)
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
-                e[i][v] = vexp_act(load(p + (key + i) * NR + v * VW) - largest[v]);
+                e[i][v] = vexp_act(load(p + (key + i) * NR + v * VW) * w->exp_scale - most[v]);
                 sum[v] += e[i][v];
             }
         store_cells(p + key / STEP * NR, e[0], e[STEP - 1]);
     }
     for (int v = 0; v < 2; v++) {
         inverse[v] = 1.0f / sum[v];
-        lse[v] = largest[v] * (1 / EXP_SCALE) + vlog(sum[v]);
+        lse[v] = largest[v] * w->scale + vlog(sum[v]);
     }
 }
 
