@@ -95,7 +95,7 @@ BEGIN
         ('tlaw_runs', 'started_at', 'when a worker first took it up, since the last tlaw_retry'),
         ('tlaw_runs', 'finished_at', 'when it ended'),
         ('tlaw_runs', 'tokens_per_second', 'tokens trained on a second of train_seconds'),
-        ('tlaw_runs', 'mfu', 'flops / what a large matrix product on the same threads would have done in train_seconds; that is measured once, as its worker begins: up to twice too high where other runs trained at that moment'),
+        ('tlaw_runs', 'mfu', 'flops / what a large matrix product on the same threads would have done in train_seconds; that is measured once, as its worker begins'),
         ('tlaw_runs', 'train_seconds', 'seconds in training steps'),
         ('tlaw_runs', 'eval_seconds', 'seconds in evaluations and the test'),
         ('tlaw_runs', 'memory', 'bytes that it was estimated to need'),
