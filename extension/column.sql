@@ -155,7 +155,7 @@ BEGIN
         ('tlaw_fits', 'second_distance', 'how far that is, in standard errors'),
         ('tlaw_law tlaw_fits', 'irreducible_p', 'p value of irreducible = 0'),
         ('tlaw_law tlaw_fits', 'curvature_p', 'p value of no quadratic term in the logarithms that the form lacks; small: the form bends wrongly'),
-        ('tlaw_law tlaw_fits', 'lack_of_fit_p', 'p value of the law passing through the means of replicates (rows of equal variables; those of one cluster are one), by their spread; small: the form is wrong, and its intervals do not hold that; NULL without replicates, or with Huber''s loss'),
+        ('tlaw_law tlaw_fits', 'lack_of_fit_p', 'p value of the law passing through the means of replicates (rows of equal variables; those of one cluster are one), by their spread; small: the form is wrong, and its intervals do not hold that; NULL without replicates that differ, or with Huber''s loss'),
         ('tlaw_fits', 'alpha_dropped', 'alpha without the smallest size of the first variable'),
         ('tlaw_fits', 'beta_dropped', 'beta without the smallest size of the second variable'),
         ('tlaw_fits', 'draws', 'of the bootstrap'),

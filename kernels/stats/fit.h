@@ -91,8 +91,8 @@ struct tlaw_fit {
     double noise;         /* standard deviation of log residuals */
     double irreducible_p; /* of E = 0 against E > 0 */
     double curvature_p;   /* of no quadratic term in the logarithms */
-    double lack_of_fit_p; /* of means of replicates lying on the law; NAN without replicates, with Huber's
-                             loss */
+    double lack_of_fit_p; /* of means of replicates lying on the law; NAN without replicates that differ, with
+                             Huber's loss */
     char message[512];
 };
 

@@ -18,7 +18,7 @@
 struct lack {
     double between, within; /* sums of squares, in replicates */
     double places, within_df;
-    double *sum;                  /* of residuals, for every cluster; 0 between places */
+    double *mean;                 /* residual, for every cluster; 0 between places */
     int32_t *rows, *here, n_here; /* likewise rows; the clusters that this place has */
 };
 
@@ -40,7 +40,7 @@ static double *residuals_of(const struct tlaw_host *host, const struct tlaw_data
     return residuals;
 }
 
-/* One place: rows first .. last - 1. */
+/* One place: rows first .. last - 1.  Means grow row by row, so that equal residuals have exactly theirs. */
 static void add_place(struct lack *lack, const struct tlaw_data *data, const double *residuals, size_t first,
                       size_t last)
 {
@@ -52,17 +52,16 @@ static void add_place(struct lack *lack, const struct tlaw_data *data, const dou
             continue;
         if (lack->rows[c] == 0)
             lack->here[lack->n_here++] = c;
-        lack->rows[c]++;
-        lack->sum[c] += residuals[i];
+        lack->mean[c] += (residuals[i] - lack->mean[c]) / ++lack->rows[c];
     }
     for (int32_t k = 0; k < lack->n_here; k++)
-        mean += lack->sum[lack->here[k]] / lack->rows[lack->here[k]] / lack->n_here;
+        mean += (lack->mean[lack->here[k]] - mean) / (k + 1);
     for (int32_t k = 0; k < lack->n_here; k++) {
         int32_t c = lack->here[k];
-        double off = lack->sum[c] / lack->rows[c] - mean;
+        double off = lack->mean[c] - mean;
         lack->within += off * off;
         lack->between += mean * mean;
-        lack->sum[c] = lack->rows[c] = 0;
+        lack->mean[c] = lack->rows[c] = 0;
     }
     lack->places += lack->n_here > 0;
     lack->within_df += lack->n_here > 0 ? lack->n_here - 1 : 0;
@@ -71,13 +70,13 @@ static void add_place(struct lack *lack, const struct tlaw_data *data, const dou
 void tlaw_fit_test_lack(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit)
 {
     const struct tlaw_form_info *info = tlaw_form_info(data->form);
-    struct lack lack = {.sum = host->allocate(host->argument, sizeof(double) * (data->n_clusters + 1)),
+    struct lack lack = {.mean = host->allocate(host->argument, sizeof(double) * (data->n_clusters + 1)),
                         .rows = host->allocate(host->argument, sizeof(int32_t) * (data->n_clusters + 1)),
                         .here = host->allocate(host->argument, sizeof(int32_t) * (data->n_clusters + 1))};
     double *residuals;
     if (isfinite(data->delta) || (residuals = residuals_of(host, data, fit)) == NULL)
         return;
-    memset(lack.sum, 0, sizeof(double) * data->n_clusters);
+    memset(lack.mean, 0, sizeof(double) * data->n_clusters);
     memset(lack.rows, 0, sizeof(int32_t) * data->n_clusters);
     for (size_t first = 0, last; first < data->n; first = last) {
         for (last = first + 1; last < data->n && memcmp(data->x[last], data->x[first], sizeof *data->x) == 0;)

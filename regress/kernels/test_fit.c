@@ -491,8 +491,13 @@ static void test_lack_of_fit(void)
     ok(close_to(fit.lack_of_fit_p, 9.88152811e-5, 1e-5), "every row twice: p = %.8g", fit.lack_of_fit_p);
     fit = fit_rows(rows, 21, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_HUBER);
     ok(isnan(fit.lack_of_fit_p), "not with Huber's loss");
-    for (int i = 0; i < 7; i++)
-        rows[i] = rows[3 * i];
+    for (int i = 0; i < 42; i++) {
+        rows[i] = row_of(sizes[i % 7], 1, 1);
+        rows[i].loss = losses[3 * (i % 7)];
+    }
+    fit = fit_rows(rows, 42, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_OF_FORM);
+    ok(fit.converged && isnan(fit.lack_of_fit_p), "nor where replicates do not differ: p = %g",
+       fit.lack_of_fit_p);
     fit = fit_rows(rows, 7, TLAW_POWER_LAW, TLAW_LOSS_OF_FORM);
     ok(isnan(fit.lack_of_fit_p), "nor without replicates");
 }
