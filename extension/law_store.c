@@ -3,6 +3,7 @@
  * owner.
  */
 #include "law.h"
+#include "study.h"
 
 #include <math.h>
 
@@ -143,6 +144,8 @@ int64 law_save(const struct tlaw_fit *fit, const struct law_record *record)
     bool is_null;
 
     tlaw_begin(&session);
+    if (record->study)
+        study_hold(record->study);
     initStringInfo(&columns.names);
     initStringInfo(&columns.places);
     put_request(&columns, fit, record);

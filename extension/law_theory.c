@@ -80,8 +80,8 @@ static void check_run(int64 run_id)
     Oid type = INT8OID;
     Datum value = Int64GetDatum(run_id);
 
-    if (tlaw_execute(SPI_OK_SELECT, "SELECT owner FROM @.tlaw_run WHERE run_id = $1", 1, &type, &value,
-                     NULL) == 0)
+    if (tlaw_execute(SPI_OK_SELECT, "SELECT owner FROM @.tlaw_run WHERE run_id = $1 FOR SHARE", 1, &type,
+                     &value, NULL) == 0)
         ereport(ERROR,
                 (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("run: there is no run " INT64_FORMAT, run_id),
                  errhint("Give a run of yours in tlaw_runs, or NULL: the study's run on the most data.")));

@@ -49,12 +49,23 @@ void study_use(const char *study)
     require(study, owner);
 }
 
-void study_require(const char *study, bool lock)
+/* Likewise; an error where there is none. */
+static char *existing_study_owner(const char *study, const char *lock)
 {
-    char *owner = study_owner(study, lock ? "FOR UPDATE" : "");
+    char *owner = study_owner(study, lock);
 
     if (owner == NULL)
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("study \"%s\" does not exist", study),
                         errdetail("A study begins with the first run that names it.")));
-    require(study, owner);
+    return owner;
+}
+
+void study_require(const char *study, bool lock)
+{
+    require(study, existing_study_owner(study, lock ? "FOR UPDATE" : ""));
+}
+
+void study_hold(const char *study)
+{
+    existing_study_owner(study, "FOR KEY SHARE");
 }

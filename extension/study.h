@@ -17,4 +17,7 @@ extern void study_use(const char *study);
  * run joins it before this transaction ends. */
 extern void study_require(const char *study, bool lock);
 
+/* Error unless the study exists, whoever owns it; it is not dropped before this transaction ends. */
+extern void study_hold(const char *study);
+
 #endif

@@ -107,6 +107,20 @@ my $anew = $server->sql("SELECT tlaw_train($long, study => 's')");
 waitpid $dropping, 0;
 is($server->sql("SELECT array_agg(run_id) FROM tlaw_run WHERE study = 's'"), "{$anew}", 'dropped while a run joins it: the study begins anew');
 is($server->sql("SELECT tlaw_drop_study('s')"), 1, 'a study with a queued run is dropped');
+
+# so does a fit, which is then refused; and a plan that names a run, which then stays
+$server->sql("SELECT tlaw_record_run('points', train_tokens => 1e4 * x, test_loss => 2 + 1 / x) FROM generate_series(1.0, 4) x");
+($dropping) = $server->background("BEGIN; SELECT tlaw_drop_study('points'); SELECT pg_sleep(1); COMMIT");
+wait_for(sub { $server->sql(q{SELECT 1 FROM pg_locks WHERE relation = 'tlaw_study'::regclass AND mode = 'RowExclusiveLock'}) });
+like($server->sql("SELECT tlaw_fit('points')"), qr/study "points" does not exist/, 'a fit of a study that is being dropped waits, and is not kept');
+waitpid $dropping, 0;
+is($server->sql('SELECT count(*) FROM tlaw_fits'), 0, 'none is left of it');
+my $planned = $server->sql("SELECT tlaw_train($long)");
+my ($planning) = $server->background("BEGIN; SELECT tlaw_create_study('after', run => $planned); SELECT pg_sleep(1); COMMIT");
+wait_for(sub { $server->sql(q{SELECT 1 FROM pg_locks WHERE relation = 'tlaw_study_plan'::regclass AND mode = 'RowExclusiveLock'}) });
+like($server->sql("SELECT tlaw_drop_run($planned)"), qr/the plan of study "after" takes its dimension from run $planned/, 'nor is a run dropped that a plan is being made for');
+waitpid $planning, 0;
+$server->sql("SELECT tlaw_drop_study('after'); SELECT tlaw_drop_run($planned)");
 $server->set('tlaw.max_workers = 1');
 
 # ---- rights ----
