@@ -11,7 +11,7 @@ build/regress/%: regress/kernels/%.c build/libkernels.a
 	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -Iregress/kernels -o $@ $< build/libkernels.a $(KERNEL_LIBS)
 
 # The model on the reference backend in float64, for finite differences.
-DOUBLE_OBJS = $(patsubst %.c,build/double/%.o,kernels/backend/reference.c $(wildcard kernels/model/*.c))
+DOUBLE_OBJS = $(patsubst %.c,build/double/%.o,kernels/backend/reference.c kernels/engine/spec.c $(wildcard kernels/model/*.c))
 build/double/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -DTLAW_DOUBLE -c $< -o $@

@@ -54,6 +54,26 @@ double tlaw_spec_flops(const struct tlaw_spec *s)
 }
 
 /*
+ * As many lanes as leave none more than CHUNK_TOKENS, at most LANES_MOST, for models whose gradients can be
+ * added up in passing: of at most TOKEN_PARAMETERS parameters for every token of a lane.
+ */
+#define TOKEN_PARAMETERS 512
+#define LANES_MOST       16
+#define CHUNK_TOKENS     512
+
+struct tlaw_lanes tlaw_spec_lanes(const struct tlaw_spec *s, int64_t batch)
+{
+    int64_t T = s->context_length, chunk = T < CHUNK_TOKENS ? CHUNK_TOKENS / T : 1, lanes = 1, share;
+
+    while (lanes < LANES_MOST && lanes * chunk < batch)
+        lanes *= 2;
+    if (tlaw_spec_params(s) * lanes > TOKEN_PARAMETERS * batch * T)
+        lanes = 1;
+    share = (batch + lanes - 1) / lanes;
+    return (struct tlaw_lanes){(int) lanes, (int) (lanes > 1 && chunk < share ? chunk : share)};
+}
+
+/*
  * Activations of one token: 20 arrays of d_model a layer, and 12 more in all for the backward pass.
  * Recomputed, one a layer and 20 in all that the layers share.
  */
@@ -86,21 +106,27 @@ static int64_t gpu_memory(const struct tlaw_spec *s)
 
 /*
  * On a CPU: weights, gradients, two moments and the best weights, in bf16 a copy; the state once more, twice,
- * while a checkpoint is made and sent; activations; a bounded block of logits; the training subset; 64 MiB
- * for the program itself.
+ * while a checkpoint is made and sent; of every lane activations, gradients and a block of logits (16 MiB or
+ * 256 rows, whichever is more); the training subset; 64 MiB for the program itself.
  */
 int64_t tlaw_spec_memory(const struct tlaw_spec *s)
 {
     if (strncmp(s->device, "cuda", 4) == 0)
         return gpu_memory(s);
 
-    int64_t rows = s->micro_batch * s->context_length;
+    struct tlaw_lanes of = tlaw_spec_lanes(s, s->micro_batch);
+    int64_t rows = of.chunk * s->context_length, block = ((int64_t) 4 << 20) / s->vocab_size;
     int64_t weights = (5 * 4 + (strcmp(s->precision, "bf16") == 0 ? 2 : 0)) * tlaw_spec_params(s);
     int64_t state = 2 * 4 * 4 * tlaw_spec_params(s);
+    int64_t gradients = of.lanes > 1 ? 4 * tlaw_spec_params(s) : 0;
     int64_t activations = rows * activation_bytes(s);
-    int64_t logits = 4 * (rows < 1024 ? rows : 1024) * s->vocab_size;
 
-    return weights + state + activations + logits + 2 * s->train_tokens + ((int64_t) 64 << 20);
+    if (block < 256)
+        block = 256;
+    int64_t logits = 4 * (rows < block ? rows : block) * s->vocab_size;
+
+    return weights + state + of.lanes * (gradients + activations + logits) + 2 * s->train_tokens +
+           ((int64_t) 64 << 20);
 }
 
 /* ---- checks ---- */

@@ -72,6 +72,15 @@ int64_t tlaw_spec_params(const struct tlaw_spec *spec); /* all weights, tied hea
 int64_t tlaw_spec_params_non_embedding(const struct tlaw_spec *spec); /* without token and position tables */
 double tlaw_spec_flops_per_token(const struct tlaw_spec *spec); /* training: 6 (12 L d^2 + V d) + 6 L d T */
 double tlaw_spec_flops(const struct tlaw_spec *spec);           /* of the whole run's training steps */
+/*
+ * Lanes that a batch of sequences goes through the model in where the device has them (a CPU), a power of
+ * two, each with gradients of its own, and how many sequences of a lane go at a time.  A large model's batch
+ * goes in one lane, all at a time.
+ */
+struct tlaw_lanes {
+    int lanes, chunk;
+};
+struct tlaw_lanes tlaw_spec_lanes(const struct tlaw_spec *spec, int64_t batch);
 /* Peak bytes of an engine that trains it; on a GPU, of that GPU's memory. */
 int64_t tlaw_spec_memory(const struct tlaw_spec *spec);
 

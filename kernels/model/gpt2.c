@@ -123,14 +123,6 @@ int gpt2_bind(struct model *model)
 
 /* ---- the plan of a batch ---- */
 
-/*
- * As many lanes as give each CHUNK_TOKENS, a power of two, for models whose gradients can be added up in
- * passing: of at most TOKEN_PARAMETERS parameters for every token of a lane.
- */
-#define TOKEN_PARAMETERS 512
-#define LANES_MOST       16
-#define CHUNK_TOKENS     512
-
 /* A chunk of a lane's sequences on its way through the layers. */
 struct pass {
     struct model *model;
@@ -142,17 +134,12 @@ struct pass {
 
 static void choose_lanes(struct model *model)
 {
-    int T = (int) model->spec.context_length, chunk = T < CHUNK_TOKENS ? CHUNK_TOKENS / T : 1;
+    struct tlaw_lanes all = {1, model->batch};
 
-    model->lanes = 1;
-    while (model->lanes < LANES_MOST && model->lanes * chunk < model->batch)
-        model->lanes *= 2;
-    if (!model->backend->side_by_side ||
-        model->size * model->lanes > (size_t) TOKEN_PARAMETERS * model->batch * T)
-        model->lanes = 1;
-    model->chunk = (model->batch + model->lanes - 1) / model->lanes;
-    if (model->lanes > 1 && chunk < model->chunk)
-        model->chunk = chunk;
+    if (model->backend->side_by_side)
+        all = tlaw_spec_lanes(&model->spec, model->batch);
+    model->lanes = all.lanes;
+    model->chunk = all.chunk;
 }
 
 /* ---- memory ---- */

@@ -26,6 +26,7 @@
 
 #define SPIN_NANOSECONDS 50000
 #define LINE             64
+#define STACK            (1 << 20) /* bytes of a worker's: all count against a limit on the process's data */
 
 struct worker {
     pthread_t thread;
@@ -202,6 +203,7 @@ struct pool *pool_create(int threads)
 {
     struct pool *pool = aligned_alloc(LINE, sizeof *pool);
     sigset_t all, before;
+    pthread_attr_t attributes;
     int error = 0;
 
     if (!pool)
@@ -214,16 +216,19 @@ struct pool *pool_create(int threads)
         return NULL;
     }
     memset(pool->shares, 0, (size_t) threads * sizeof *pool->shares);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool->threads < threads && !error) {
         struct worker *worker = &pool->workers[pool->threads - 1];
 
         *worker = (struct worker){.pool = pool, .index = pool->threads};
-        error = pthread_create(&worker->thread, NULL, work, worker);
+        error = pthread_create(&worker->thread, &attributes, work, worker);
         pool->threads += !error;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
     if (error) {
         pool_free(pool);
         return NULL;
