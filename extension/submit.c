@@ -471,8 +471,8 @@ Datum tlaw_log_series(PG_FUNCTION_ARGS)
     if (call->call_cntr == (uint64) series->n - 1)
         SRF_RETURN_NEXT(call, Float8GetDatum(series->high));
     share = (double) call->call_cntr / (double) (series->n - 1);
-    size = rint(exp(log(series->low) + share * log(series->high / series->low)));
-    if (size > TLAW_MAX_SEED) /* no longer exact: 1e17, not 1.000000000000001e17 */
-        size = strtod(psprintf("%.12g", size), NULL);
+    size = rint(series->low * exp(share * log(series->high / series->low)));
+    if (share > 0 && size > TLAW_MAX_SEED) /* no longer exact: 1e17, not 1.000000000000001e17 */
+        size = fmin(fmax(strtod(psprintf("%.12g", size), NULL), series->low), series->high);
     SRF_RETURN_NEXT(call, Float8GetDatum(size));
 }

@@ -8,6 +8,7 @@ SELECT tlaw_create_corpus('run_text', 'body');
 SELECT * FROM tlaw_log_series(1000, 100000, 5);
 SELECT * FROM tlaw_log_series(7, 7, 1);
 SELECT * FROM tlaw_log_series(1e15, 1e21, 4);
+SELECT n - 123456789012345680 AS beyond FROM tlaw_log_series(123456789012345680, 123456789012345776, 3) n;
 SELECT * FROM tlaw_log_series(7, 6, 2);
 SELECT * FROM tlaw_log_series(7.5, 9, 2);
 SELECT * FROM tlaw_log_series(7, 'infinity', 2);
