@@ -359,6 +359,30 @@ static void test_accumulation(void)
     model_free(model);
 }
 
+/* A batch in lanes without training, or with recomputation: the same bits as `losses` and, with it,
+ * `gradients`. */
+static void test_lanes_of(const struct tlaw_spec *spec, int B, bool training, const int32_t *tokens,
+                          const int32_t *targets, const real *losses, const real *gradients)
+{
+    char message[200];
+    struct model *model = model_create(spec, backend, device, B, training, message, sizeof message);
+    int rows = B * (int) spec->context_length;
+    real *own = zeros(rows), *gradient = zeros(model_size(model));
+
+    model_init(model);
+    if (training) {
+        model_zero_gradients(model);
+        model_backward(model, tokens, targets, B, (int) spec->context_length, 0.1, own);
+        model_get_gradients(model, gradient);
+    } else {
+        model_forward(model, tokens, targets, B, (int) spec->context_length, own);
+    }
+    ok(memcmp(own, losses, rows * sizeof *own) == 0 &&
+           (!training || memcmp(gradient, gradients, model_size(model) * sizeof *gradient) == 0),
+       "lanes, %s: the same bits", training ? "recomputed" : "without training");
+    model_free(model);
+}
+
 /*
  * Sequences in 16 lanes, some in two chunks, and then a few, which leave lanes empty, against the same ones
  * two by two: losses, hidden states, gradients.
@@ -367,13 +391,13 @@ static void test_lanes(void)
 {
     enum { B = 1700, FEW = 5, T = 5, C = 4 };
     struct tlaw_spec spec = {
-        .arch = "gpt2", .n_layer = 1, .n_head = 1, .d_model = C, .context_length = T, .vocab_size = 7};
+        .arch = "gpt2", .n_layer = 2, .n_head = 1, .d_model = C, .context_length = T, .vocab_size = 7};
     char message[200];
     struct model *models[] = {model_create(&spec, backend, device, B, true, message, sizeof message),
                               model_create(&spec, backend, device, 2, true, message, sizeof message)};
     int32_t *tokens = (void *) zeros(B * T), *targets = (void *) zeros(B * T);
     size_t n = model_size(models[0]);
-    real *gradients[2], *losses[2], *hidden[2];
+    real *gradients[2], *losses[2], *hidden[2], *whole = zeros(n);
     double wrong = 0, all = 0;
 
     for (int i = 0; i < B * T; i++) {
@@ -390,6 +414,8 @@ static void test_lanes(void)
             model_hidden(models[m], tokens + b * T, step, T, 1, hidden[m] + b * T * C);
             model_backward(models[m], tokens + b * T, targets + b * T, step, T, 0.1, losses[m] + b * T);
         }
+        if (m == 0)
+            model_get_gradients(models[m], whole);
         for (int b = 0; b < FEW; b += m ? 1 : FEW)
             model_backward(models[m], tokens + b * T, targets + b * T, m ? 1 : FEW, T, 0.1,
                            losses[m] + b * T);
@@ -405,6 +431,9 @@ static void test_lanes(void)
     ok(memcmp(losses[0], losses[1], B * T * sizeof(real)) == 0 &&
            memcmp(hidden[0], hidden[1], B * T * C * sizeof(real)) == 0,
        "losses and hidden states in lanes: the same bits");
+    test_lanes_of(&spec, B, false, tokens, targets, losses[0], NULL);
+    spec.recompute = 1;
+    test_lanes_of(&spec, B, true, tokens, targets, losses[0], whole);
 }
 
 int main(void)
