@@ -13,8 +13,8 @@ SELECT corpus, documents, tokens, train_tokens, vocab_size, tokenizer FROM tlaw_
 
 \echo '== Submit 21 runs: 7 sizes of training set, 3 replicates, each with a random subset of its own'
 SELECT count(tlaw_train('manual', study => 'demo', n_layer => 2, d_model => 64, context_length => 128, batch_size => 4,
-                        train_tokens => n, subset_seed => k, seed => k, steps => least(n * 64, 2.5e6)::int / 512)) AS runs
-FROM tlaw_corpora, tlaw_log_series(1e4, least(2e6, train_tokens), 7) n, generate_series(1, 3) k;
+                        train_tokens => n, subset_seed => 3 * i + k, seed => k, steps => least(n * 64, 2.5e6)::int / 512)) AS runs
+FROM tlaw_corpora, tlaw_log_series(1e4, least(2e6, train_tokens), 7) WITH ORDINALITY AS sizes(n, i), generate_series(1, 3) k;
 
 \echo '== Workers train; wait for them'
 CALL tlaw_wait('demo');
