@@ -356,10 +356,6 @@ Datum tlaw_drop_corpus(PG_FUNCTION_ARGS)
 
 /* ---- the tokenizer, for others ---- */
 
-/* The stored form is that of kernels/text/tokenizer.c: 8 bytes that name it, then a pair of uint16 a merge.
- */
-#define STORED_NAME_SIZE 8
-
 struct token {
     int size; /* bytes */
     char *bytes;
@@ -388,6 +384,12 @@ static void put_token(StringInfo json, const struct token *token)
     }
 }
 
+static void malformed_tokenizer(const char *corpus)
+{
+    ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
+                    errmsg("the stored tokenizer of corpus \"%s\" is malformed", corpus)));
+}
+
 /* The tokens of a stored tokenizer: 256 bytes, then what merges join.  Which each merge joins: joins. */
 static struct token *read_tokens(const char *corpus, struct token (**joins)[2], int *merges)
 {
@@ -396,7 +398,9 @@ static struct token *read_tokens(const char *corpus, struct token (**joins)[2], 
     struct token *tokens;
     int i, k;
 
-    *merges = (int) ((size - STORED_NAME_SIZE) / (2 * sizeof(uint16)));
+    if (size < TLAW_TOKENIZER_NAME_SIZE)
+        malformed_tokenizer(corpus);
+    *merges = (int) ((size - TLAW_TOKENIZER_NAME_SIZE) / (2 * sizeof(uint16)));
     tokens = palloc(sizeof(*tokens) * (256 + *merges));
     *joins = palloc(sizeof(**joins) * Max(*merges, 1));
     for (i = 0; i < 256; i++) {
@@ -408,9 +412,12 @@ static struct token *read_tokens(const char *corpus, struct token (**joins)[2], 
         struct token *new = &tokens[256 + i], *pair = (*joins)[i];
         uint16 ids[2];
 
-        memcpy(ids, stored + STORED_NAME_SIZE + i * sizeof(ids), sizeof(ids));
-        for (k = 0; k < 2; k++)
+        memcpy(ids, stored + TLAW_TOKENIZER_NAME_SIZE + i * sizeof(ids), sizeof(ids));
+        for (k = 0; k < 2; k++) {
+            if (ids[k] >= 256 + i)
+                malformed_tokenizer(corpus);
             pair[k] = tokens[ids[k]];
+        }
         new->size = pair[0].size + pair[1].size;
         new->bytes = palloc(new->size);
         memcpy(new->bytes, pair[0].bytes, pair[0].size);

@@ -24,11 +24,11 @@ static const struct quantity quantities[] = {
     {"train_tokens", "Training tokens", DATA},
     {"train_bytes", "Training text (bytes)", DATA},
     {"train_documents", "Training documents", DATA},
-    {"tokens_seen", "Tokens seen", OTHER},
+    {"tokens_seen", "Tokens seen", COUNT},
     {"step", "Step", OTHER},
     {"n_params", "Parameters", PARAMETERS},
     {"n_params_non_embedding", "Parameters without embeddings", PARAMETERS},
-    {"flops", "Training compute (FLOPs)", OTHER},
+    {"flops", "Training compute (FLOPs)", COUNT},
     {"test_loss", "Test loss (nats per token)", LOSS},
     {"val_loss", "Validation loss (nats per token)", LOSS},
     {"val_loss_min", "Lowest validation loss (nats per token)", LOSS},
@@ -165,8 +165,7 @@ static bool label_counts(const struct plot *plot, int digits, const char **label
 static void name_series(struct plot *plot)
 {
     const char *labels[TLAW_SVG_STYLES];
-    bool counts = quantity_named(plot->by).kind == DATA || quantity_named(plot->by).kind == PARAMETERS ||
-                  strcmp(plot->by, "tokens_seen") == 0 || strcmp(plot->by, "flops") == 0;
+    bool counts = quantity_named(plot->by).kind >= COUNT;
     int digits = 3, i;
 
     while (counts && digits < 17 && !label_counts(plot, digits, labels))

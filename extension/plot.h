@@ -9,7 +9,7 @@
 #include "../kernels/stats/svg.h"
 
 /* What may be plotted, by the names of the views' columns; laws are of losses against data or parameters. */
-enum quantity_kind { OTHER, LOSS, DATA, PARAMETERS };
+enum quantity_kind { OTHER, LOSS, COUNT, DATA, PARAMETERS }; /* the last three count something */
 struct quantity {
     const char *column, *title;
     enum quantity_kind kind;

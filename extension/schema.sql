@@ -1,6 +1,6 @@
 -- The tables behind everything.  Users have no rights on them: views (beside each noun's functions) show what
--- one's roles own (10, the bootstrap superuser, stands for an owner that was dropped), functions write as the extension's owner.  Every table has a primary key, keeps names rather
--- than OIDs, and is dumped.  No table refers to another: pg_restore --jobs fills the tables of an extension in any
+-- one's roles own (10, the bootstrap superuser, stands for an owner that was dropped), functions write as the
+-- extension's owner.  Every table has a primary key, keeps names rather than OIDs, and is dumped.  No table refers to another: pg_restore --jobs fills the tables of an extension in any
 -- order and loses what a foreign key refuses.  Functions hold what they refer to (FOR KEY SHARE) and drop what is of it.
 
 CREATE TABLE @extschema@.tlaw_corpus (

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+_Static_assert(TLAW_TOKENIZER_NAME_SIZE == TOKENIZER_NAME_SIZE, "one stored form of tokenizers");
+
 static int report(const char *phase, int64_t done, int64_t total, void *arg)
 {
     struct engine *e = arg;

@@ -24,6 +24,8 @@
 #define TLAW_WIRE_MAX_PAYLOAD (16u << 20)
 #define TLAW_CHUNK_SIZE       (8u << 20)
 #define TLAW_TEXT_SIZE        1024
+/* A stored tokenizer: so many bytes that name its form, then two uint16 a merge (text/tokenizer.h). */
+#define TLAW_TOKENIZER_NAME_SIZE 8
 
 /*
  * X(NAME, struct name) with a field list each.  I64, F64, STR (NUL-terminated, TLAW_NAME_SIZE), TXT (the

@@ -46,7 +46,7 @@ void model_set_moments(struct model *, const real *m, const real *v);
 
 /* tokens, targets: [B, T], T <= context_length; losses [B*T] (target -1: 0). */
 void model_forward(struct model *, const int32_t *tokens, const int32_t *targets, int B, int T, real *losses);
-/* Forward and backward; gradients += of scale * sum(losses). */
+/* Forward and backward; gradients += of scale * sum(losses), where scale is not 0. */
 void model_backward(struct model *, const int32_t *tokens, const int32_t *targets, int B, int T, double scale,
                     real *losses);
 void model_zero_gradients(struct model *);

@@ -15,7 +15,6 @@
 
 #include "pretokenize.h"
 
-#define MAGIC_SIZE  8
 #define MAGIC_BYTES "tlawbyte"
 #define MAGIC_BPE   "tlaw-bpe"
 
@@ -175,11 +174,12 @@ struct tokenizer *tokenizer_bpe(const uint16_t (*merges)[2], size_t n, char *mes
 
 struct tokenizer *tokenizer_load(const void *definition, size_t size, char *message, size_t message_size)
 {
-    if (size == MAGIC_SIZE && !memcmp(definition, MAGIC_BYTES, MAGIC_SIZE))
+    if (size == TOKENIZER_NAME_SIZE && !memcmp(definition, MAGIC_BYTES, TOKENIZER_NAME_SIZE))
         return make(0, "", 0, message, message_size);
-    if (size >= MAGIC_SIZE && (size - MAGIC_SIZE) % 4 == 0 && !memcmp(definition, MAGIC_BPE, MAGIC_SIZE))
-        return tokenizer_bpe((const void *) ((const char *) definition + MAGIC_SIZE), (size - MAGIC_SIZE) / 4,
-                             message, message_size);
+    if (size >= TOKENIZER_NAME_SIZE && (size - TOKENIZER_NAME_SIZE) % 4 == 0 &&
+        !memcmp(definition, MAGIC_BPE, TOKENIZER_NAME_SIZE))
+        return tokenizer_bpe((const void *) ((const char *) definition + TOKENIZER_NAME_SIZE),
+                             (size - TOKENIZER_NAME_SIZE) / 4, message, message_size);
     snprintf(message, message_size,
              "malformed tokenizer: %zu bytes that start with neither form of definition", size);
     return NULL;
@@ -187,13 +187,13 @@ struct tokenizer *tokenizer_load(const void *definition, size_t size, char *mess
 
 void *tokenizer_save(const struct tokenizer *t, size_t *size)
 {
-    char *definition = malloc(MAGIC_SIZE + t->n_merges * sizeof *t->merges);
+    char *definition = malloc(TOKENIZER_NAME_SIZE + t->n_merges * sizeof *t->merges);
 
     if (!definition)
         return NULL;
-    *size = MAGIC_SIZE + t->n_merges * sizeof *t->merges;
-    memcpy(definition, t->is_bpe ? MAGIC_BPE : MAGIC_BYTES, MAGIC_SIZE);
-    memcpy(definition + MAGIC_SIZE, t->merges, t->n_merges * sizeof *t->merges);
+    *size = TOKENIZER_NAME_SIZE + t->n_merges * sizeof *t->merges;
+    memcpy(definition, t->is_bpe ? MAGIC_BPE : MAGIC_BYTES, TOKENIZER_NAME_SIZE);
+    memcpy(definition + TOKENIZER_NAME_SIZE, t->merges, t->n_merges * sizeof *t->merges);
     return definition;
 }
 

@@ -16,6 +16,11 @@ struct tokenizer;
 #define TOKENIZER_MAX_VOCAB   65535
 #define TOKENIZER_MAX_TOKEN   128 /* bytes of a token */
 
+/*
+ * The stored definition: so many bytes that name its form, then the merges, two uint16 each (none of bytes).
+ * Exporting reads it too (engine/wire.h).
+ */
+#define TOKENIZER_NAME_SIZE 8
 /* From its stored definition (the bytes tokenizer_save wrote); NULL and a message when malformed. */
 struct tokenizer *tokenizer_load(const void *definition, size_t size, char *message, size_t message_size);
 /* NULL when memory is short. */

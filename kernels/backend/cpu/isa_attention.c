@@ -150,8 +150,7 @@ struct backward {
     cell *k, *v;            /* B panels of keys */
     cell *q_rows, *dy_rows; /* [T][width] */
     cell *k_rows;           /* [T][lanes] */
-    cell *p,
-        *ds; /* P and dS / scale [T][NR] of the queries from the panel's first key on, cells over queries */
+    cell *p, *ds;       /* P, dS / scale [T][NR], queries from the panel's first key on, cells over queries */
     cell *ds_rows;      /* dS / scale [T][NR / STEP], cells over keys */
     float *dq, *out;    /* dQ / scale [T][lanes], [width][NR] */
     float *lse, *delta; /* delta = rowsum(dy * y) */
