@@ -7,7 +7,7 @@ override with_llvm = no
 NO_INSTALLCHECK = 1
 
 MODULE_big = tlaw
-SHARED_SRCS = kernels/engine/wire.c kernels/engine/spec.c $(wildcard kernels/stats/*.c)
+SHARED_SRCS = kernels/engine/machine.c kernels/engine/wire.c kernels/engine/spec.c $(wildcard kernels/stats/*.c)
 OBJS = $(patsubst %.c,%.o,$(wildcard extension/*.c)) $(SHARED_SRCS:%.c=build/%.o)
 PG_CPPFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 

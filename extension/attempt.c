@@ -16,10 +16,9 @@
  * tlaw.max_attempts engines died that served only this run, without a new checkpoint in between.
  */
 #include "attempt.h"
+#include "../kernels/engine/machine.h"
 
 #include <math.h>
-#include <sched.h>
-#include <unistd.h>
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -185,15 +184,6 @@ static void write_progress(struct work *work)
     pgstat_report_activity(STATE_RUNNING, activity);
 }
 
-/* CPUs that this process may use. */
-static int usable_cpus(void)
-{
-    cpu_set_t set;
-
-    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
-                                                        : (int) sysconf(_SC_NPROCESSORS_ONLN);
-}
-
 /* An equal share of the CPUs, and not more than the run and the setting allow; a GPU needs one. */
 static int thread_share(struct work *work)
 {
@@ -201,7 +191,7 @@ static int thread_share(struct work *work)
 
     if (work->host != NULL)
         return 1;
-    return Max(1, Min(most, usable_cpus() / Max(queue_slots_held(InvalidOid), 1)));
+    return Max(1, Min(most, tlaw_usable_cpus() / Max(queue_slots_held(InvalidOid), 1)));
 }
 
 /* Whenever others have come or gone: the run's share of the CPUs, from its next step on. */

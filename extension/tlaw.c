@@ -7,10 +7,9 @@
  * called; an error in between leaves nothing behind, because the transaction's abort undoes all of it.
  */
 #include "tlaw.h"
+#include "../kernels/engine/machine.h"
 
 #include <math.h>
-#include <sched.h>
-#include <unistd.h>
 
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -46,39 +45,6 @@ static int session_nest_level;
 
 void _PG_init(void);
 
-/* CPUs that this process may use. */
-static int usable_cpus(void)
-{
-    cpu_set_t set;
-
-    if (sched_getaffinity(0, sizeof(set), &set) == 0)
-        return Max(CPU_COUNT(&set), 1);
-    return (int) Max(sysconf(_SC_NPROCESSORS_ONLN), 1);
-}
-
-/* Bytes of memory that this machine has, or less where this process's control group says so. */
-static double usable_memory(void)
-{
-    double bytes = (double) sysconf(_SC_PHYS_PAGES) * (double) sysconf(_SC_PAGE_SIZE);
-    char group[MAXPGPATH], path[MAXPGPATH + 64];
-    double limit;
-    FILE *file = fopen("/proc/self/cgroup", "r");
-
-    if (file == NULL)
-        return bytes;
-    if (fscanf(file, "0::%1023s", group) != 1)
-        group[0] = '\0';
-    fclose(file);
-    snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", group);
-    file = fopen(path, "r");
-    if (file == NULL)
-        return bytes;
-    if (fscanf(file, "%lf", &limit) == 1) /* or "max" */
-        bytes = Min(bytes, limit);
-    fclose(file);
-    return bytes;
-}
-
 /* auto, cpu, cuda or cuda:N */
 static bool check_device(char **value, void **extra, GucSource source)
 {
@@ -95,9 +61,9 @@ static bool check_device(char **value, void **extra, GucSource source)
 
 void _PG_init(void)
 {
-    int cpus = usable_cpus();
+    int cpus = tlaw_usable_cpus();
     int workers = Max(Min(cpus, max_worker_processes / 2), 1);
-    int memory = (int) Min(usable_memory() * 0.6 / workers / (1 << 20), (double) INT_MAX);
+    int memory = (int) Min(tlaw_usable_memory() * 0.6 / workers / (1 << 20), (double) INT_MAX);
 
     if (IsBinaryUpgrade)
         return;

@@ -13,7 +13,7 @@ for f in "$@" regress/*.* regress/*/*.*; do
 done
 grep -nE '#include *[<"](postgres|fmgr|miscadmin|utils/|executor/|storage/)' -r kernels && complain "kernels/ must not know PostgreSQL"
 grep -nE '#include *[<"](cuda|cublas|cblas|omp\.h|pthread\.h)' -r extension && complain "extension/ must not know threads, BLAS or CUDA"
-grep -nE '#include *"\.\./kernels/' -r extension | grep -vE 'kernels/(engine/wire|engine/spec|stats/[a-z_]+)\.h' && complain "extension/ may include the wire and stats only"
+grep -nE '#include *"\.\./kernels/' -r extension | grep -vE 'kernels/(engine/wire|engine/spec|engine/machine|stats/[a-z_]+)\.h' && complain "extension/ may include the wire, machine.h and stats only"
 grep -nE 'Ofast|ffast-math' Makefile ./*/*.mk && complain "fast-math at link flushes denormals for the whole process"
 if command -v cppcheck >/dev/null; then
     cppcheck --quiet --inline-suppr --enable=warning,portability --error-exitcode=1 --suppress=missingIncludeSystem \

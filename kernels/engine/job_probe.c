@@ -3,12 +3,11 @@
  * steps.
  */
 #include "engine.h"
+#include "machine.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define LEAST_MEMORY   ((int64_t) 256 << 20) /* free, to measure a GPU */
 #define PROBE_SECONDS  0.05                  /* for each backend */
@@ -16,14 +15,6 @@
 #define LONGEST_STEP   0.08 /* predicted seconds above which ESTIMATE takes a smaller model */
 
 /* ---- PROBE ---- */
-
-static int usable_cores(void)
-{
-    cpu_set_t set;
-
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
-                                                       : (int) sysconf(_SC_NPROCESSORS_ONLN);
-}
 
 /* The value of a "key : value" line of a /proc file; "" when there is none. */
 static void read_key(const char *path, const char *key, char *value, size_t size)
@@ -40,24 +31,6 @@ static void read_key(const char *path, const char *key, char *value, size_t size
     }
     if (file)
         fclose(file);
-}
-
-/* Bytes this process may have: the machine's, or less where a control group (version 2) says so. */
-static int64_t usable_memory(void)
-{
-    int64_t memory = (int64_t) sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
-    char group[256], path[320];
-    long long limit;
-    FILE *file;
-
-    read_key("/proc/self/cgroup", "0:", group, sizeof group); /* "0::/path" */
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group[0] == ':' ? group + 1 : group);
-    file = fopen(path, "r");
-    if (file && fscanf(file, "%lld", &limit) == 1 && limit < memory)
-        memory = limit;
-    if (file)
-        fclose(file);
-    return memory;
 }
 
 /* The speed of a GPU; what keeps it from being measured makes it unusable. */
@@ -104,14 +77,15 @@ static void probe_gpus(struct engine *e, bool measure)
 }
 
 /*
- * The processor, once for each of its backends, the best first, on all cores of the affinity mask; then the
+ * The processor, once for each of its backends, the best first, on all cores that it may use; then the
  * GPUs.
  */
 void job_probe(struct engine *e, const union tlaw_any_message *request)
 {
     bool measure = request->probe.measure != 0;
     struct tlaw_spec spec = {.device = "cpu"};
-    struct tlaw_device_message device = {.device = "cpu", .cores = usable_cores(), .memory = usable_memory()};
+    struct tlaw_device_message device = {
+        .device = "cpu", .cores = tlaw_usable_cpus(), .memory = (int64_t) tlaw_usable_memory()};
     const struct backend *list[BACKEND_MOST];
 
     read_key("/proc/cpuinfo", "model name", device.name, sizeof device.name);
