@@ -59,14 +59,17 @@ SHIM_OBJS = $(patsubst %,build/regress/cuda_shim/%.o,$(notdir $(CUDA_SRCS) $(wil
 SHIM_FLAGS = -std=c++20 -O2 -g -fno-strict-aliasing -Wall -Wextra -Wno-sign-compare -Wno-unknown-pragmas -fPIC \
              -fvisibility=hidden -MMD -MP -Iregress/cuda_shim -DLOGITS_BYTES=262144 -DGRADIENT_BYTES=1048576 -DLEAST_ROWS=128 -DKNN_TILE=128 -DKNN_ROOM=256
 SHIM_CHECKS = -fsanitize=alignment -fsanitize-undefined-trap-on-error
-vpath %.cu kernels/backend/cuda
+vpath %.cu kernels/backend/cuda regress/kernels
 vpath %.cpp regress/cuda_shim
 build/regress/cuda_shim/%.o: %
 	@mkdir -p $(@D)
 	$(CXX) -x c++ $(SHIM_FLAGS) $(if $(filter %.cu,$<),$(SHIM_CHECKS)) -c $< -o $@
 build/regress/tlaw_cuda.so: $(SHIM_OBJS)
 	$(CXX) -shared -o $@ $^
+build/regress/test_fragment: $(patsubst %,build/regress/cuda_shim/%.o,test_fragment.cu $(notdir $(wildcard regress/cuda_shim/*.cpp)))
+	$(CXX) -o $@ $^
 ifneq ($(shell command -v $(CXX)),)
+KERNEL_TESTS += build/regress/test_fragment
 build/regress/test_cuda build/regress/test_cuda_knn: build/regress/tlaw_cuda.so
 build/regress/test_cuda build/regress/test_cuda_knn: private KERNEL_FLAGS += -DNO_CUDA_HERE=0
 else
@@ -116,7 +119,10 @@ build/gpu_programs/%: %.c build/libkernels.a
 	@mkdir -p $(@D)
 	$(CC) $(KERNEL_CFLAGS) $(KERNEL_FLAGS) -DNO_CUDA_HERE=0 -Iregress/kernels -o $@ $< build/libkernels.a $(GPU_LIBS)
 ifneq ($(NVCC),)
-gpu-build: all $(GPU_PROGRAMS)
+build/gpu_programs/test_fragment: regress/kernels/test_fragment.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_FLAGS) -Iregress/kernels -o $@ $<
+gpu-build: all $(GPU_PROGRAMS) build/gpu_programs/test_fragment
 	+@regress/gpu/pack.sh build/gpu build/gpu_programs tlaw_cuda.so $(GPU_POSTGRES)
 else
 gpu-build:
@@ -141,7 +147,7 @@ bench-dimension: build/regress/bench/dimension_coverage
 bench-plateau: build/regress/bench/dimension_plateau
 	@$${TLAW_PYTHON:-python3} regress/bench/dimension_plateau.py $< $(BENCH_ARGS)
 
-C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] kernels/backend/cpu/amx/*.h kernels/backend/cuda/*.cu regress/*/*.[ch] \
+C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] kernels/backend/cpu/amx/*.h kernels/backend/cuda/*.cu regress/*/*.[ch] regress/kernels/*.cu \
                      regress/cuda_shim/*.cpp)
 format:
 	clang-format -i $(C_FILES)

@@ -7,6 +7,9 @@
 struct __nv_bfloat16 {
     uint16_t bits;
 };
+struct alignas(4) __nv_bfloat162 {
+    __nv_bfloat16 x, y;
+};
 
 static inline float __bfloat162float(__nv_bfloat16 x)
 {
@@ -21,6 +24,11 @@ static inline __nv_bfloat16 __float2bfloat16(float x)
     if (x != x)
         return {0x7fff};
     return {(uint16_t) ((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y)
+{
+    return {__float2bfloat16(x), __float2bfloat16(y)};
 }
 
 #endif

@@ -1,9 +1,9 @@
 /*
- * A small CUDA for the host: enough of its language, runtime and (cublasLt.h, cuda_bf16.h, fragment.h)
- * libraries to run the kernels of kernels/backend/cuda in a test.  A thread of a block is a fiber; blocks run
- * one after the other; memory that was not written holds NaN and ends at a page that nobody may touch.  The
- * order in which threads run changes from launch to launch, so that a missing barrier changes bits
- * (shim.cpp); a stream does nothing before somebody waits for it (runtime.cpp).
+ * A small CUDA for the host: enough of its language, runtime, (instruction.h) instructions and (cublasLt.h,
+ * cuda_bf16.h) libraries to run the kernels of kernels/backend/cuda in a test.  A thread of a block is a
+ * fiber; blocks run one after the other; memory that was not written holds NaN and ends at a page that nobody
+ * may touch.  The order in which threads run changes from launch to launch, so that a missing barrier changes
+ * bits (shim.cpp); a stream does nothing before somebody waits for it (runtime.cpp).
  */
 #ifndef SHIM_CUDA_RUNTIME_H
 #define SHIM_CUDA_RUNTIME_H
@@ -79,23 +79,26 @@ extern dim3 blockDim, gridDim;
 void __syncthreads();
 void __syncwarp();
 
-/* Gives `size` bytes (at most 32) to the warp and returns what its 32 lanes gave. */
+/* Ends the test: what the chip would fault at, or what is undefined there. */
+[[noreturn]] void shim_refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Gives `size` bytes (at most 32) to the warp and returns what its 32 lanes gave, all at that instruction. */
 struct shim_given {
     unsigned char bytes[32];
 };
-const shim_given *shim_exchange(const void *mine, size_t size);
+const shim_given *shim_exchange(const char *instruction, const void *mine, size_t size);
 
 template <class V> V __shfl_xor_sync(unsigned, V value, int step)
 {
     V other;
 
-    memcpy(&other, shim_exchange(&value, sizeof value)[threadIdx.x % 32 ^ step].bytes, sizeof other);
+    memcpy(&other, shim_exchange("shfl", &value, sizeof value)[threadIdx.x % 32 ^ step].bytes, sizeof other);
     return other;
 }
 
 static inline unsigned __ballot_sync(unsigned, int mine)
 {
-    const shim_given *all = shim_exchange(&mine, sizeof mine);
+    const shim_given *all = shim_exchange("vote", &mine, sizeof mine);
     unsigned votes = 0;
 
     for (int lane = 0; lane < 32; lane++) {

@@ -4,10 +4,12 @@
  * Every thread of a block has a fiber that lives as long as the process; fibers switch by exchanging stack
  * pointers (where that is not written: by swapcontext, which makes two system calls each time).  A warp runs
  * until all its lanes wait for the block or are done.  A block in which nobody can go on (a barrier that not
- * all threads reach) ends the process.  One launch runs at a time: the caller, runtime.cpp, holds its lock.
+ * all threads reach) ends the process, and so does a warp whose lanes meet at different instructions or are
+ * not all there.  One launch runs at a time: the caller, runtime.cpp, holds its lock.
  */
-#include <cuda_runtime.h>
+#include "instruction.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <ucontext.h>
@@ -18,6 +20,17 @@
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
+
+void shim_refuse(const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "\n");
+    abort();
+}
 
 /* ---- places: where a fiber or the scheduler stopped ---- */
 
@@ -80,6 +93,7 @@ static struct fiber {
 
 static struct warp {
     struct barrier barrier;
+    const char *instruction;   /* at which lanes wait for the others */
     shim_given given[2][WARP]; /* alternately, so that one barrier an exchange is enough */
 } warps[MOST_THREADS / WARP];
 
@@ -118,31 +132,53 @@ void __syncthreads()
     wait_for(&block_barrier);
 }
 
-void __syncwarp()
+static void meet(struct warp *warp, const char *instruction)
 {
-    wait_for(&warps[current / WARP].barrier);
+    if (warp->barrier.members != WARP)
+        shim_refuse("%s in a warp of %u lanes", instruction, warp->barrier.members);
+    if (!warp->barrier.arrived)
+        warp->instruction = instruction;
+    if (strcmp(warp->instruction, instruction) != 0)
+        shim_refuse("lanes of a warp at %s and at %s", warp->instruction, instruction);
+    wait_for(&warp->barrier);
 }
 
-const shim_given *shim_exchange(const void *mine, size_t size)
+void __syncwarp()
+{
+    meet(&warps[current / WARP], "syncwarp");
+}
+
+const shim_given *shim_exchange(const char *instruction, const void *mine, size_t size)
 {
     struct warp *warp = &warps[current / WARP];
     shim_given *given = warp->given[fibers[current].exchanges++ % 2];
 
     memcpy(given[current % WARP].bytes, mine, size);
-    wait_for(&warp->barrier);
+    meet(warp, instruction);
     return given;
+}
+
+/* A thread has ended; nobody may count on it any more. */
+static void leave()
+{
+    struct warp *warp = &warps[current / WARP];
+
+    if (warp->barrier.arrived)
+        shim_refuse("lanes of a warp at %s, and one that has ended", warp->instruction);
+    if (shim_copies_wait(current))
+        shim_refuse("a thread that has ended before its copies");
+    fibers[current].done = true;
+    progress++;
+    warp->barrier.members--;
+    block_barrier.members--;
+    open_if_full(&block_barrier);
 }
 
 static void fiber_main()
 {
     for (;;) {
         (*running)();
-        fibers[current].done = true;
-        progress++;
-        block_barrier.members--;
-        open_if_full(&block_barrier);
-        warps[current / WARP].barrier.members--;
-        open_if_full(&warps[current / WARP].barrier);
+        leave();
         yield();
     }
 }
@@ -197,10 +233,8 @@ static void run_block(unsigned threads, unsigned long launch)
 
             run_warp(warp, std::min((unsigned) WARP, threads - warp * WARP), launch);
         }
-        if (progress == before) {
-            fprintf(stderr, "a barrier that not all threads of a block reach\n");
-            abort();
-        }
+        if (progress == before)
+            shim_refuse("a barrier that not all threads of a block reach");
     }
 }
 
@@ -209,11 +243,9 @@ void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel)
     static unsigned long launch;
 
     if (threads.x > MOST_THREADS || threads.y != 1 || threads.z != 1 || !blocks.x || !blocks.y ||
-        blocks.y > 65535 || blocks.z != 1) {
-        fprintf(stderr, "a launch of %u x %u x %u blocks of %u x %u x %u threads\n", blocks.x, blocks.y,
-                blocks.z, threads.x, threads.y, threads.z);
-        abort();
-    }
+        blocks.y > 65535 || blocks.z != 1)
+        shim_refuse("a launch of %u x %u x %u blocks of %u x %u x %u threads", blocks.x, blocks.y, blocks.z,
+                    threads.x, threads.y, threads.z);
     running = &kernel;
     gridDim = blocks;
     blockDim = threads;

@@ -11,7 +11,7 @@
 #
 # With a borrowed GPU and half an hour, what tells most comes first (measurements between the checks, since wrong numbers need
 # no speed, and sanitizers last, since they are slow):
-#   1. test.sh build/gpu -t 420 devices operations runs engine
+#   1. test.sh build/gpu -t 420 devices fragments operations runs engine
 #   2. bench.py build/gpu -t 480 rate 124M 10M 1M profile
 #   3. test.sh build/gpu -t 300 neighbours memcheck sql
 #   4. bench.py build/gpu -t 240 study10M study1M neighbours
@@ -29,7 +29,7 @@ while getopts t:o: option; do
     esac
 done
 shift $((OPTIND - 1))
-stages=${*:-devices operations neighbours runs engine memcheck racecheck synccheck initcheck sql}
+stages=${*:-devices fragments operations neighbours runs engine memcheck racecheck synccheck initcheck sql}
 [ -n "$logs" ] || { logs=$(mktemp -d /tmp/tlaw_gpu.XXXXXX) && trap 'rm -rf "$logs"' EXIT; }
 mkdir -p "$logs"
 export TLAW_ENGINE=$folder/tlaw_engine PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -89,6 +89,7 @@ grep -q '^cuda:0 .*usable$' "$logs/devices" || { echo "skipped: no GPU can be us
 for stage in $stages; do
     case $stage in
         devices) note devices "$(head -n 1 "$logs/devices")" ;;
+        fragments) on_device fragments && run fragments 60 "$folder/test_fragment" ;;
         operations) run operations 240 "$folder/test_cuda" ;;
         neighbours) run neighbours 120 "$folder/test_cuda_knn" ;;
         runs) on_device runs && { run runs 180 "$folder/check_run" && grep '^#\|^ok' "$logs/runs"; } ;;

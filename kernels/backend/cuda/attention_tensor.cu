@@ -10,7 +10,7 @@
  */
 #include "kernel.h"
 
-#include <fragment.h>
+#include "fragment.h"
 
 #include <math.h>
 
@@ -165,13 +165,6 @@ __device__ void soften(float (*s)[4], float (*out)[4], float highest[2], float s
                 sum[half] += s[n][i];
             }
     }
-}
-
-/* Two 16x8 sums side by side as one A fragment. */
-__device__ static struct fragment_a as_a(const float left[4], const float right[4])
-{
-    return {
-        {pack(left[0], left[1]), pack(left[2], left[3]), pack(right[0], right[1]), pack(right[2], right[3])}};
 }
 
 /*

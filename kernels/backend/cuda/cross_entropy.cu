@@ -6,7 +6,7 @@
  */
 #include "product.h"
 
-#include <fragment.h>
+#include "fragment.h"
 
 #ifndef LOGITS_BYTES /* of float32 logits at a time; fewer in the test for the host */
 #define LOGITS_BYTES ((size_t) 24 << 20)
