@@ -41,6 +41,7 @@ enum outcome {
     OUTCOME_FAILED,
     OUTCOME_DIED,
     OUTCOME_RESTART,
+    OUTCOME_PUT_BACK,
     OUTCOME_LOST
 };
 
@@ -435,10 +436,11 @@ static void settle(struct work *work, enum outcome outcome)
                 (errmsg("the checkpoint of run " INT64_FORMAT " cannot be used, it starts from scratch: %s",
                         work->claim.run_id, work->reason)));
         checkpoint_drop(work->claim.run_id, "resume");
+    }
+    if (outcome == OUTCOME_RESTART || outcome == OUTCOME_PUT_BACK)
         execute_on_run(work, SPI_OK_UPDATE,
                        "UPDATE @.tlaw_run SET status = 'queued'"
                        " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
-    }
     worker_commit(&session);
 }
 
@@ -680,6 +682,11 @@ void attempt_cancel(struct work *work, const char *reason)
 {
     work->reason = MemoryContextStrdup(work->claim.context, reason);
     conclude(work, OUTCOME_CANCELLED);
+}
+
+void attempt_put_back(struct work *work)
+{
+    conclude(work, OUTCOME_PUT_BACK);
 }
 
 bool attempt_ended(const struct work *work)

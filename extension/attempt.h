@@ -33,6 +33,7 @@ struct work;
 extern struct work *attempt_begin(const struct attempt *attempt, struct engine **host);
 extern void attempt_turn(struct work *work);
 extern void attempt_cancel(struct work *work, const char *reason);
+extern void attempt_put_back(struct work *work); /* into the queue; it goes on from its last checkpoint */
 extern bool attempt_ended(const struct work *work);
 /* Becomes readable when the engine has said something. */
 extern int attempt_socket(const struct work *work);

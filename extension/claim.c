@@ -35,7 +35,8 @@ bool claim_is_possible(Oid database)
                         2, types, values, NULL) > 0;
 }
 
-/* Puts the running rows that nobody works on back into the queue, or ends them where that was asked for. */
+/* Puts the running rows that nobody works on back into the queue, or ends them where that was asked for; not
+ * those that an open transaction of a user's has locked, so that nobody can keep workers waiting. */
 static void requeue_dead(void)
 {
     Oid types[] = {INT8OID, INT4OID};
@@ -56,10 +57,12 @@ static void requeue_dead(void)
             continue;
         tlaw_execute(
             SPI_OK_SELECT,
-            "WITH found AS (UPDATE @.tlaw_run"
+            "WITH dead AS (SELECT run_id FROM @.tlaw_run"
+            " WHERE run_id = $1 AND attempt = $2 AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED),"
+            " found AS (UPDATE @.tlaw_run r"
             " SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,"
             " finished_at = CASE WHEN cancel_requested THEN now() END"
-            " WHERE run_id = $1 AND attempt = $2 AND status = 'running' RETURNING run_id, status)"
+            " FROM dead WHERE r.run_id = dead.run_id RETURNING r.run_id, r.status)"
             " SELECT pg_notify('tlaw', run_id || ' cancelled') FROM found WHERE status = 'cancelled'",
             2, types, values, NULL);
     }

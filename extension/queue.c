@@ -10,9 +10,10 @@
  *
  * Starting: the commit of a transaction that queued a run registers one worker; a worker that has claimed a
  * run registers one more while there are queued runs and free slots.  A worker that finds nothing gives its
- * slot back and then looks once more, so that a run committed in between is not left.  The launcher
- * (preloaded) starts a worker in each database when the server starts; without preload the next commit or
- * tlaw_wait does.
+ * slot back and then looks once more, so that a run committed in between is not left.  One that is terminated,
+ * or sees tlaw.max_workers raised, registers another.  The launcher (preloaded) starts a worker in each
+ * database when the server starts or tlaw.max_workers is raised; without preload the next commit or tlaw_wait
+ * does.
  */
 #include "queue.h"
 
@@ -350,20 +351,34 @@ static void visit(Oid database)
     pfree(handle);
 }
 
-/* Visits every database once, then only lives on, so that a crash of the cluster starts it again. */
+static void visit_all(void)
+{
+    MemoryContext context = AllocSetContextCreate(TopMemoryContext, "tlaw databases", ALLOCSET_DEFAULT_SIZES);
+    int count, i;
+    Oid *oids = databases(context, &count);
+
+    for (i = 0; i < count; i++)
+        visit(oids[i]);
+    MemoryContextDelete(context);
+}
+
+/*
+ * Visits every database once, and again when tlaw.max_workers was raised; lives on so that a crash of the
+ * cluster starts it again.
+ */
 void tlaw_launcher_main(Datum argument)
 {
-    Oid *oids;
-    int count;
-    int i;
-
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
     pqsignal(SIGTERM, die);
     BackgroundWorkerUnblockSignals();
     BackgroundWorkerInitializeConnection(NULL, NULL, 0);
-    oids = databases(TopMemoryContext, &count);
-    for (i = 0; i < count; i++)
-        visit(oids[i]);
-    for (;;)
-        nap(-1);
+    for (;;) {
+        int workers = tlaw_max_workers;
+
+        visit_all();
+        while (tlaw_max_workers <= workers) {
+            workers = tlaw_max_workers;
+            nap(-1);
+        }
+    }
 }

@@ -96,6 +96,17 @@ static void take_turns(void)
     attempt_interrupted = false;
 }
 
+/* tlaw.max_workers was lowered below this worker's slot: all runs go back into the queue. */
+static void put_back(void)
+{
+    int i;
+
+    for (i = 0; i < serving.count; i++) {
+        if (!attempt_ended(serving.works[i]))
+            attempt_put_back(serving.works[i]);
+    }
+}
+
 /* Frees what the engine has let go of, or all. */
 static void clear_away(bool all)
 {
@@ -171,6 +182,8 @@ void serve_runs(struct attempt *first)
             break;
         wait_for_news();
         worker_serve_reload();
+        if (!worker_has_slot())
+            put_back();
     }
     clear_away(true);
     engine_stop(serving.host);

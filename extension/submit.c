@@ -239,7 +239,8 @@ static bytea *spec_hash(const struct submission *s)
 
 /*
  * The caller's run of that hash that is queued, running or done, in the wanted study or in none (it is then
- * put into the wanted one); 0: there is none.  Without a wanted study any will do.
+ * put into the wanted one); 0: there is none.  Without a wanted study any will do.  A worker is started for
+ * one that has not ended: perhaps the server was, since it was queued.
  */
 static int64 existing_run(const struct submission *s, Datum hash)
 {
@@ -252,13 +253,15 @@ static int64 existing_run(const struct submission *s, Datum hash)
 
     if (tlaw_execute(
             SPI_OK_SELECT,
-            "SELECT run_id, study FROM @.tlaw_run WHERE spec_hash = $1 AND owner = $2"
+            "SELECT run_id, status = 'done', study FROM @.tlaw_run WHERE spec_hash = $1 AND owner = $2"
             " AND status IN ('queued', 'running', 'done')"
             " AND ($3 IS NULL OR study IS NULL OR study = $3) ORDER BY study IS NULL, run_id LIMIT 1",
             3, types, values, nulls) == 0)
         return 0;
     run_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
-    (void) SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null);
+    if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null)))
+        queue_note_submit();
+    (void) SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &null);
     if (null && s->study) {
         types[0] = INT8OID;
         values[0] = Int64GetDatum(run_id);

@@ -27,6 +27,7 @@
 PGDLLEXPORT void tlaw_worker_main(Datum argument);
 
 static int slot = -1;
+static volatile sig_atomic_t terminated;
 static MemoryContext begun_in; /* where the transaction at hand was begun */
 
 /* ---- transactions ---- */
@@ -80,10 +81,14 @@ void worker_commit_soon(struct tlaw_session *session)
 
 void worker_serve_reload(void)
 {
-    if (ConfigReloadPending) {
-        ConfigReloadPending = false;
-        ProcessConfigFile(PGC_SIGHUP);
-    }
+    int before = tlaw_max_workers;
+
+    if (!ConfigReloadPending)
+        return;
+    ConfigReloadPending = false;
+    ProcessConfigFile(PGC_SIGHUP);
+    if (tlaw_max_workers > before)
+        queue_launch_worker();
 }
 
 void worker_nap(long milliseconds)
@@ -170,23 +175,49 @@ static void pin_settings(void)
     SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
     SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
     SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+#if PG_VERSION_NUM >= 170000
+    SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+#endif
+}
+
+static void terminate(SIGNAL_ARGS)
+{
+    terminated = true;
+    die(postgres_signal_arg);
+}
+
+/* Another goes on with the runs of a worker that was terminated.  While the server shuts down it starts none.
+ */
+static void launch_successor(int code, Datum argument)
+{
+    if (terminated && OidIsValid(MyDatabaseId))
+        queue_launch_worker();
 }
 
 void tlaw_worker_main(Datum argument)
 {
+    bool more;
+
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
-    pqsignal(SIGTERM, die);
+    pqsignal(SIGTERM, terminate);
+    before_shmem_exit(launch_successor, 0); /* runs last: when PostgreSQL has freed the locks */
     BackgroundWorkerUnblockSignals();
     BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(argument), InvalidOid, 0);
     pin_settings();
     pgstat_report_activity(STATE_IDLE, NULL);
     do {
         struct attempt *attempt;
+        bool served = false;
 
         if (!take_slot())
             break;
-        while (worker_has_slot() && (attempt = claim_run(NULL, 0)) != NULL)
+        while (worker_has_slot() && (attempt = claim_run(NULL, 0)) != NULL) {
             serve_runs(attempt);
-    } while (release_slot());
+            served = true;
+        }
+        more = release_slot();
+        if (more && !served) /* open transactions of users have locked what is queued */
+            worker_nap(SLOT_MS);
+    } while (more);
     proc_exit(0);
 }

@@ -84,14 +84,13 @@ like($server->sql("SELECT tlaw_cancel($second)"), qr/run $second is cancelled: o
 waitpid $listener, 0;
 like(slurp($heard), qr/notification "tlaw" with payload "$second cancelled"/, 'NOTIFY at its end');
 
-# ---- the worker is terminated, the run cancelled meanwhile ----
+# ---- the server is restarted, the run cancelled meanwhile ----
 
 $server->sql("SELECT tlaw_retry($second)");
 $server->training($second);
 like($server->sql("SELECT tlaw_drop_run($second)"), qr/run $second is running: only one that is not running can be dropped/, 'a running run cannot be dropped');
 like($server->sql("SELECT tlaw_drop_study('s')"), qr/run $second of study "s" is running/, 'nor its study');
-$server->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tlaw worker'});
-ok(wait_for(sub { !$server->workers }), 'terminated');
+$server->stop('immediate')->start;
 is($server->status($second), 'running', 'a run that nobody works on');
 $server->sql("SELECT tlaw_cancel($second)");
 is($server->status($second), 'cancelled', 'is cancelled at once');
