@@ -535,7 +535,8 @@ static inline void pack_transposed(cell *to, long to_ld, const void *from, bool 
         pack_square(to, to_ld, from, real, from_ld, n, K);
 }
 
-/* ---- the tile product: acc[i][v] += sum over k of a[i * a_row + k * a_k] * b[k * b_k + v * VW ...] ---- */
+/* ---- the tile product: acc[i][v] += sum over k of a[i * a_row + k * a_k] * b[k * b_k + v * VW ...] for i <
+ * rows and first <= v < end ---- */
 inline_always vf multiply_add(vf sum, cell a, vf b)
 {
 #ifdef BF16
@@ -545,40 +546,45 @@ inline_always vf multiply_add(vf sum, cell a, vf b)
 #endif
 }
 
-inline_always void multiply_tile(int rows, int vectors, vf acc[][2], const cell *a, long a_row, long a_k,
-                                 const cell *b, long b_k, long K)
+inline_always void multiply_tile(int rows, int first, int end, vf acc[][2], const cell *a, long a_row,
+                                 long a_k, const cell *b, long b_k, long K)
 {
     for (long k = 0; k < K; k++, a += a_k, b += b_k) {
         vf bs[2];
 
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
+        for (int v = first; v < end; v++)
             bs[v] = load(b + v * VW);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++)
+            for (int v = first; v < end; v++)
                 acc[i][v] = multiply_add(acc[i][v], a[i * a_row], bs[v]);
     }
 }
 
 /* The same with cells k of row i at a[i * ld + k] and b a panel: few pointers reach all rows. */
-inline_always void multiply_rows(int rows, vf acc[][2], const cell_any *a, long ld, const cell *b, long K)
+inline_always void multiply_rows(int rows, int first, int end, vf acc[][2], const cell_any *a, long ld,
+                                 const cell *b, long K)
 {
-    const cell_any *at[(MR + 2) / 3];
+    const cell_any *at[6]; /* of 16 rows at most */
 
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i += 3)
         at[i / 3] = a + i * ld;
     for (long k = 0; k < K; k++, b += NR) {
-        vf first = load(b), second = load(b + VW);
+        vf bs[2];
 
+#pragma GCC unroll 2
+        for (int v = first; v < end; v++)
+            bs[v] = load(b + v * VW);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             cell x = at[i / 3][i % 3 * ld];
 
-            acc[i][0] = multiply_add(acc[i][0], x, first);
-            acc[i][1] = multiply_add(acc[i][1], x, second);
+#pragma GCC unroll 2
+            for (int v = first; v < end; v++)
+                acc[i][v] = multiply_add(acc[i][v], x, bs[v]);
         }
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i += 3)

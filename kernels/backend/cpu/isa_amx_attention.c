@@ -125,7 +125,7 @@ static void forward_unit(void *arg, long unit, int thread)
         vf largest[2] = {splat(-1e30f), splat(-1e30f)}, inverse[2], lse[2];
 
         scores_forward(w, p, k, q, q0, largest);
-        softmax_lanes(w, p, q0 + NR, largest, inverse, lse);
+        softmax_lanes(w, p, q0 + NR, q0 + NR, largest, inverse, lse);
         product_over_rows(out, w, v_columns, rows, 0, p, q0 + NR, inverse);
         write_transposed(w->y + (b * T + q0) * C + h * D, C, out, T - q0, D);
         for (long v = 0; v < 2 && q0 + v * VW < T; v++)
@@ -210,8 +210,8 @@ inline_always void finish_scores(const struct attention *w, const struct backwar
             p[i][v] = s;
             ds[i][v] = s * (dp - g->delta[q + i]) * w->scale;
         }
-    store_cells(g->p + from_k0 / STEP * NR, p[0], p[STEP - 1]);
-    store_cells(g->ds + from_k0 / STEP * NR, ds[0], ds[STEP - 1]);
+    store_cells(g->p + from_k0 / STEP * NR, 0, 2, p[0], p[STEP - 1]);
+    store_cells(g->ds + from_k0 / STEP * NR, 0, 2, ds[0], ds[STEP - 1]);
     for (int i = 0; i < STEP; i++)
         store(g->ds_rows + (from_k0 + i) * TILE_CELLS, pair_row(ds[i][0], ds[i][1]));
 }

@@ -5,7 +5,9 @@
  * Forward takes NR queries at a time as lanes, so the softmax runs down the keys without horizontal sums, and
  * the weights come out as the operand of the second product: scores^T = K Q^T, y^T = V^T P^T.  Backward takes
  * NR keys at a time as lanes and recomputes P from the stored log-sum-exp: dV^T = dO^T P, dK^T = Q^T dS, dQ
- * += dS K. Blocks beyond the diagonal are never computed.
+ * += dS K.  Blocks of VW x VW beyond the diagonal are never computed: on it there are VW keys for which only
+ * the second vector of queries takes part (forward), VW queries for which only the first of keys does
+ * (backward).
  *
  * Roof: the FMA units, shared with exp.  Measured (Zen 5, one thread, counting the causal half): at head
  * dimension 64 56 % of it forward and 59 % backward in float32, 47 % and 52 % in bf16; at 16 45 % and 51 %,
@@ -36,7 +38,7 @@ static struct rows copy_rows(cell *room, const act_t *from, long ld, const struc
 /* What is read only once may stay where it is, if it lies as cells. */
 static struct rows place_rows(cell *room, const act_t *from, long ld, const struct attention *w, long rows)
 {
-    if (w->T % AR == 0 && w->D % STEP == 0)
+    if (w->T % VW == 0 && w->D % STEP == 0)
         return (struct rows){(const void *) from, ld / STEP};
     return copy_rows(room, from, ld, w, rows);
 }
@@ -57,19 +59,29 @@ static void pack_over_rows(cell *to, long width, const act_t *from, long ld, con
     memset(to + steps(w->T) * width, 0, (size_t) ((steps(rows) - steps(w->T)) * width) * sizeof *to);
 }
 
-/* out[width][NR] = sum over k of a[k][width]^T b[k][NR], times *lane_scale */
-static void product_over_rows(float *out, const cell *a, long width, const cell *b, long K,
+/* Cells of K of a product over rows: so many of the first vector of lanes, then of both, then of the second.
+ */
+struct span {
+    long first, both, second;
+};
+
+/* out[width][NR] = sum over k of a[k][width]^T b[k][NR], times lane_scale */
+static void product_over_rows(float *out, const cell *a, long width, const cell *b, struct span K,
                               const vf lane_scale[2])
 {
-    for (long d = 0; d < width; d += AR) {
+    const cell *b_both = b + K.first * NR, *b_second = b_both + K.both * NR;
+
+    for (long d = 0; d < width; d += AR, a += AR) {
         vf acc[AR][2] = {{{0}}};
 
-        multiply_tile(AR, 2, acc, a + d, 1, width, b, NR, K);
+        multiply_tile(AR, 0, 1, acc, a, 1, width, b, NR, K.first);
+        multiply_tile(AR, 0, 2, acc, a + K.first * width, 1, width, b_both, NR, K.both);
+        multiply_tile(AR, 1, 2, acc, a + (K.first + K.both) * width, 1, width, b_second, NR, K.second);
 #pragma GCC unroll 16
         for (int i = 0; i < AR; i++)
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++)
-                store(out + (d + i) * NR + v * VW, lane_scale ? acc[i][v] * lane_scale[v] : acc[i][v]);
+                store(out + (d + i) * NR + v * VW, acc[i][v] * lane_scale[v]);
     }
 }
 
@@ -82,25 +94,26 @@ struct forward {
     long width;  /* D rounded up to AR */
 };
 
-/* Scores^T of NR queries from q0 on against n keys, masked; the largest of each lane. */
-static void scores_forward(const struct attention *w, const struct forward *f, long q0, long n, vf largest[2])
+/* Scores^T of `rows` keys, vectors first .. 2 of the queries from q0 on, the first masked on the diagonal;
+ * the largest of each lane. */
+inline_always void scores_forward(int rows, int first, bool diagonal, const struct attention *w,
+                                  const struct forward *f, long q0, long key, vf largest[2])
 {
-    for (long key = 0; key < n; key += AR) {
-        vf acc[AR][2] = {{{0}}};
+    vf acc[VW][2] = {{{0}}};
 
-        multiply_rows(AR, acc, f->k.at + key * f->k.step, f->k.step, f->q + q0 * w->d_cells, w->d_cells);
+    multiply_rows(rows, first, 2, acc, f->k.at + key * f->k.step, f->k.step, f->q + q0 * w->d_cells,
+                  w->d_cells);
 #pragma GCC unroll 16
-        for (int i = 0; i < AR; i++)
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
-            for (int v = 0; v < 2; v++) {
-                vf x = acc[i][v];
+        for (int v = first; v < 2; v++) {
+            vf x = acc[i][v];
 
-                if (key + AR > q0)
-                    x = choose(lanes_below(key + i - q0 - v * VW), splat(-1e30f), x);
-                largest[v] = vmax(largest[v], x);
-                store(f->p + (key + i) * NR + v * VW, x);
-            }
-    }
+            if (diagonal && v == first)
+                x = choose(lanes_below(key + i - q0 - v * VW), splat(-1e30f), x);
+            largest[v] = vmax(largest[v], x);
+            store(f->p + (key + i) * NR + v * VW, x);
+        }
 }
 
 static void forward_unit(void *arg, long unit, int thread)
@@ -121,12 +134,17 @@ static void forward_unit(void *arg, long unit, int thread)
     pack_b_panels(f.q, q, 3 * C, w, rows);
     pack_over_rows(f.v, f.width, q + 2 * C, 3 * C, w, T);
     for (long q0 = 0; q0 < T; q0 += NR) {
-        long n = least(q0 + NR, T);
+        long n = least(q0 + NR, T), both = least(q0 + VW, T);
         vf largest[2] = {splat(-1e30f), splat(-1e30f)}, inverse[2], lse[2];
 
-        scores_forward(w, &f, q0, n, largest);
-        softmax_lanes(w, f.p, n, largest, inverse, lse);
-        product_over_rows(f.out, f.v, f.width, f.p, steps(n), inverse);
+        for (long key = 0; key < q0; key += AR)
+            scores_forward(AR, 0, false, w, &f, q0, key, largest);
+        for (long key = q0; key < both; key += AR)
+            scores_forward(AR, 0, true, w, &f, q0, key, largest);
+        if (n > both)
+            scores_forward(VW, 1, true, w, &f, q0, both, largest);
+        softmax_lanes(w, f.p, both, n, largest, inverse, lse);
+        product_over_rows(f.out, f.v, f.width, f.p, (struct span){0, steps(both), steps(n - both)}, inverse);
         write_transposed(w->y + (b * T + q0) * C + h * D, C, f.out, T - q0, D);
         for (long v = 0; v < 2 && q0 + v * VW < T; v++)
             store_n(w->lse + unit * T + q0 + v * VW, lse[v], T - q0 - v * VW);
@@ -157,70 +175,75 @@ struct backward {
     long width, lanes;  /* D rounded up to AR, to VW */
 };
 
-/* P and dS / scale of the NR keys from k0 on, for the queries from k0 on */
-static void scores_backward(const struct attention *w, const struct backward *g, long k0)
+/* P and dS / scale of vectors 0 .. end of the keys from k0 on, the last masked on the diagonal, for `rows`
+ * queries */
+inline_always void scores_backward(int rows, int end, bool diagonal, const struct attention *w,
+                                   const struct backward *g, long k0, long q0)
 {
-    for (long q0 = k0; q0 < w->T; q0 += AR) {
-        vf s[AR][2] = {{{0}}}, dp[AR][2] = {{{0}}};
+    vf s[VW][2] = {{{0}}}, dp[VW][2] = {{{0}}};
+    cell *p = g->p + (q0 - k0) / STEP * NR, *ds = g->ds + (q0 - k0) / STEP * NR;
 
-        multiply_rows(AR, s, g->q.at + q0 * g->q.step, g->q.step, g->k + k0 * w->d_cells, w->d_cells);
+    multiply_rows(rows, 0, end, s, g->q.at + q0 * g->q.step, g->q.step, g->k + k0 * w->d_cells, w->d_cells);
 #pragma GCC unroll 16
-        for (int i = 0; i < AR; i++)
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
-            for (int v = 0; v < 2; v++) {
-                s[i][v] = vexp_act(s[i][v] * w->exp_scale - g->lse[q0 + i]);
-                if (q0 < k0 + NR)
-                    s[i][v] = choose(lanes_below(q0 + i + 1 - k0 - v * VW), s[i][v], (vf){0});
-            }
+        for (int v = 0; v < end; v++) {
+            s[i][v] = vexp_act(s[i][v] * w->exp_scale - g->lse[q0 + i]);
+            if (diagonal && v == end - 1)
+                s[i][v] = choose(lanes_below(q0 + i + 1 - k0 - v * VW), s[i][v], (vf){0});
+        }
 #pragma GCC unroll 16
-        for (int i = 0; i < AR; i += STEP)
-            store_cells(g->p + (q0 - k0 + i) / STEP * NR, s[i], s[i + STEP - 1]);
-        multiply_rows(AR, dp, g->dy.at + q0 * g->dy.step, g->dy.step, g->v + k0 * w->d_cells, w->d_cells);
+    for (int i = 0; i < rows; i += STEP)
+        store_cells(p + i / STEP * NR, 0, end, s[i], s[i + STEP - 1]);
+    multiply_rows(rows, 0, end, dp, g->dy.at + q0 * g->dy.step, g->dy.step, g->v + k0 * w->d_cells,
+                  w->d_cells);
 #pragma GCC unroll 16
-        for (int i = 0; i < AR; i++)
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
-            for (int v = 0; v < 2; v++)
-                dp[i][v] = s[i][v] * (dp[i][v] - g->delta[q0 + i]);
+        for (int v = 0; v < end; v++)
+            dp[i][v] = s[i][v] * (dp[i][v] - g->delta[q0 + i]);
 #pragma GCC unroll 16
-        for (int i = 0; i < AR; i += STEP)
-            store_cells(g->ds + (q0 - k0 + i) / STEP * NR, dp[i], dp[i + STEP - 1]);
+    for (int i = 0; i < rows; i += STEP)
+        store_cells(ds + i / STEP * NR, 0, end, dp[i], dp[i + STEP - 1]);
 #ifdef BF16
 #pragma GCC unroll 16
-        for (int i = 0; i < AR; i++)
-            store(g->ds_rows + (q0 - k0 + i) * VW, pair_row(dp[i][0], dp[i][1]));
+    for (int i = 0; i < rows; i++)
+        store(g->ds_rows + (q0 - k0 + i) * VW, pair_row(dp[i][0], dp[i][1]));
 #endif
-    }
 }
 
-inline_always void add_dq(int vectors, float *dq, const cell *ds_rows, const cell *k_rows, long lanes)
+inline_always void add_dq(int rows, int vectors, float *dq, long lanes, const cell *ds_rows,
+                          const cell *k_rows, long K)
 {
-    vf acc[AR][2];
+    vf acc[VW][2];
 
 #pragma GCC unroll 16
-    for (int i = 0; i < AR; i++)
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             acc[i][v] = load(dq + i * lanes + v * VW);
-    multiply_tile(AR, vectors, acc, ds_rows, NR / STEP, 1, k_rows, lanes, NR / STEP);
+    multiply_tile(rows, 0, vectors, acc, ds_rows, NR / STEP, 1, k_rows, lanes, K);
 #pragma GCC unroll 16
-    for (int i = 0; i < AR; i++)
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             store(dq + i * lanes + v * VW, acc[i][v]);
 }
 
 /* dQ / scale += dS K / scale for the NR keys from k0 on */
-static void dq_backward(const struct attention *w, const struct backward *g, long k0)
+static void dq_backward(const struct backward *g, long k0, long rows)
 {
-    for (long q0 = k0; q0 < w->T; q0 += AR)
+    for (long q0 = k0; q0 < rows; q0 += VW)
         for (long d = 0; d < g->lanes; d += NR) {
             float *dq = g->dq + q0 * g->lanes + d;
             const cell *ds = g->ds_rows + (q0 - k0) * (NR / STEP), *k = g->k_rows + k0 / STEP * g->lanes + d;
+            long K = (q0 > k0 ? NR : VW) / STEP;
 
-            if (g->lanes - d > VW)
-                add_dq(2, dq, ds, k, g->lanes);
+            if (g->lanes - d <= VW)
+                add_dq(VW, 1, dq, g->lanes, ds, k, K);
             else
-                add_dq(1, dq, ds, k, g->lanes);
+                for (long i = 0; i < VW; i += AR)
+                    add_dq(AR, 2, dq + i * g->lanes, g->lanes, ds + i * (NR / STEP), k, K);
         }
 }
 
@@ -265,7 +288,7 @@ static void backward_unit(void *arg, long unit, int thread)
     const act_t *q = w->qkv + b * T * 3 * C + h * D, *dy = w->dy + b * T * C + h * D;
     act_t *dq = w->dqkv + b * T * 3 * C + h * D;
     struct backward g = {.width = round_up(D, AR), .lanes = round_up(D, VW)};
-    const vf scale[2] = {splat(w->scale), splat(w->scale)};
+    const vf one[2] = {splat(1.0f), splat(1.0f)}, scale[2] = {splat(w->scale), splat(w->scale)};
     size_t size = (size_t) place_backward(&g, NULL, rows, w->d_cells) * sizeof(float);
 
     place_backward(&g, device_own(w->device, thread, size), rows, w->d_cells);
@@ -279,12 +302,19 @@ static void backward_unit(void *arg, long unit, int thread)
     memset(g.dq, 0, (size_t) (rows * g.lanes) * sizeof *g.dq);
     row_statistics(w, g.lse, g.delta, unit, dy, w->y_in + b * T * C + h * D, rows);
     for (long k0 = 0; k0 < T; k0 += NR) {
-        scores_backward(w, &g, k0);
-        product_over_rows(g.out, g.dy_rows + k0 / STEP * g.width, g.width, g.p, steps(T - k0), NULL);
+        long first = least(VW, T - k0), end = round_up(T, VW);
+        struct span K = {steps(first), steps(T - k0 - first), 0};
+
+        scores_backward(VW, 1, true, w, &g, k0, k0);
+        for (long q0 = k0 + VW; q0 < least(k0 + NR, end); q0 += AR)
+            scores_backward(AR, 2, true, w, &g, k0, q0);
+        for (long q0 = k0 + NR; q0 < end; q0 += AR)
+            scores_backward(AR, 2, false, w, &g, k0, q0);
+        product_over_rows(g.out, g.dy_rows + k0 / STEP * g.width, g.width, g.p, K, one);
         write_transposed(dq + k0 * 3 * C + 2 * C, 3 * C, g.out, T - k0, D);
-        product_over_rows(g.out, g.q_rows + k0 / STEP * g.width, g.width, g.ds, steps(T - k0), scale);
+        product_over_rows(g.out, g.q_rows + k0 / STEP * g.width, g.width, g.ds, K, scale);
         write_transposed(dq + k0 * 3 * C + C, 3 * C, g.out, T - k0, D);
-        dq_backward(w, &g, k0);
+        dq_backward(&g, k0, end);
     }
     for (long t = 0; t < T; t++)
         for (long d = 0; d < D; d += VW)

@@ -33,11 +33,13 @@ static inline struct attention attention_shape(struct device *device, const act_
                               .exp_scale = EXP_SCALE / sqrtf((float) (C / H))};
 }
 
-/* Two consecutive rows of floats of a tile (two times VW lanes) as cells, or one row where STEP is 1. */
-inline_always void store_cells(cell *to, vf x[2], vf next[2])
+/* Two consecutive rows of floats of a tile (vectors first .. end of lanes) as cells, or one row where STEP
+ * is 1.
+ */
+inline_always void store_cells(cell *to, int first, int end, vf x[2], vf next[2])
 {
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; v++)
+    for (int v = first; v < end; v++)
 #ifdef BF16
         store(to + v * VW, pair_lanes(x[v], next[v]));
 #else
@@ -72,28 +74,37 @@ inline_always vi lanes_below(long n)
     return number < (int32_t) (n < -VW ? -VW : n > VW ? VW : n);
 }
 
-/*
- * p[n][NR], a row for each key, products of queries and keys: the exponentials of their scores as cells, in
- * place; 1/sum and log-sum-exp of each lane.
- */
-static inline void softmax_lanes(const struct attention *w, float *p, long n, const vf largest[2],
-                                 vf inverse[2], vf lse[2])
+/* The exponentials of the scores of keys key .. end, vectors first .. 2 of lanes, as cells in place; and
+ * their sums. */
+inline_always void exponentials(const struct attention *w, float *p, long key, long end, int first,
+                                const vf most[2], vf sum[2])
 {
-    const vf most[2] = {largest[0] * w->exp_scale, largest[1] * w->exp_scale};
-    vf sum[2] = {{0}};
-
-    for (long key = 0; key < n; key += STEP) {
+    for (; key < end; key += STEP) {
         vf e[STEP][2];
 
 #pragma GCC unroll 2
         for (int i = 0; i < STEP; i++)
 #pragma GCC unroll 2
-            for (int v = 0; v < 2; v++) {
+            for (int v = first; v < 2; v++) {
                 e[i][v] = vexp_act(load(p + (key + i) * NR + v * VW) * w->exp_scale - most[v]);
                 sum[v] += e[i][v];
             }
-        store_cells(p + key / STEP * NR, e[0], e[STEP - 1]);
+        store_cells(p + key / STEP * NR, first, 2, e[0], e[STEP - 1]);
     }
+}
+
+/*
+ * p[n][NR], a row for each key, products of queries and keys (from key `both` on those of the second vector
+ * of lanes only): the exponentials of their scores as cells, in place; 1/sum and log-sum-exp of each lane.
+ */
+static inline void softmax_lanes(const struct attention *w, float *p, long both, long n, const vf largest[2],
+                                 vf inverse[2], vf lse[2])
+{
+    const vf most[2] = {largest[0] * w->exp_scale, largest[1] * w->exp_scale};
+    vf sum[2] = {{0}};
+
+    exponentials(w, p, 0, both, 0, most, sum);
+    exponentials(w, p, both, n, 1, most, sum);
     for (int v = 0; v < 2; v++) {
         inverse[v] = 1.0f / sum[v];
         lse[v] = largest[v] * w->scale + vlog(sum[v]);

@@ -103,9 +103,9 @@ inline_always void run_tile(int height, bool transposed, const struct product *p
         for (int v = 0; v < 2; v++)
             acc[i][v] = t->resume ? load(t->sums + i * NR + v * VW) : (vf){0};
     if (transposed)
-        multiply_tile(height, 2, acc, (const cell *) t->a, 1, t->step, t->b, NR, t->K);
+        multiply_tile(height, 0, 2, acc, (const cell *) t->a, 1, t->step, t->b, NR, t->K);
     else
-        multiply_rows(height, acc, t->a, t->step, t->b, t->K);
+        multiply_rows(height, 0, 2, acc, t->a, t->step, t->b, t->K);
 #pragma GCC unroll 16
     for (int i = 0; i < height; i++)
         if (e && i >= t->first && i < t->end)
