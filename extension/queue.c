@@ -10,10 +10,10 @@
  *
  * Starting: the commit of a transaction that queued a run registers one worker; a worker that has claimed a
  * run registers one more while there are queued runs and free slots.  A worker that finds nothing gives its
- * slot back and then looks once more, so that a run committed in between is not left.  One that is terminated,
- * or sees tlaw.max_workers raised, registers another.  The launcher (preloaded) starts a worker in each
- * database when the server starts or tlaw.max_workers is raised; without preload the next commit or tlaw_wait
- * does.
+ * slot back and then looks once more, so that a run committed in between is not left.  One that is
+ * terminated, or sees tlaw.max_workers raised, registers another.  The launcher (preloaded) starts a worker
+ * in each database when the server starts or tlaw.max_workers is raised; without preload the next commit or
+ * tlaw_wait does.
  */
 #include "queue.h"
 
