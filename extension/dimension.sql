@@ -88,7 +88,7 @@ CREATE FUNCTION @extschema@.tlaw_dimension_profile(source regclass, point_column
     known_dimension float8 DEFAULT NULL, controls text[] DEFAULT '{gaussian,shuffled,known}', seed float8 DEFAULT 0,
     OUT profile text, OUT control text, OUT n int8, OUT neighbours int4, OUT dimension float8,
     OUT dimension_se float8, OUT dimension_low float8, OUT dimension_high float8, OUT message text)
-    RETURNS SETOF record LANGUAGE plpgsql VOLATILE AS $$
+    RETURNS SETOF record LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 <<f>>
 DECLARE
     main record;
@@ -245,7 +245,7 @@ CREATE FUNCTION @extschema@.tlaw_run_dimension(run_id bigint, layer float8 DEFAU
     estimator text DEFAULT 'calibrated', k float8 DEFAULT NULL, positions float8 DEFAULT 32, prefix float8 DEFAULT 1024,
     max_documents float8 DEFAULT 4000, batch float8 DEFAULT 3600, position_groups float8 DEFAULT 4,
     untrained boolean DEFAULT false, part text DEFAULT 'validation', seed float8 DEFAULT 0)
-    RETURNS SETOF @extschema@.tlaw_run_dimension_row LANGUAGE plpgsql VOLATILE AS $$
+    RETURNS SETOF @extschema@.tlaw_run_dimension_row LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 <<f>>
 DECLARE
     n_layer int;
@@ -364,7 +364,7 @@ CREATE FUNCTION @extschema@.tlaw_run_dimension_profile(run_id bigint, layer floa
     max_documents float8 DEFAULT 4000, part text DEFAULT 'validation', seed float8 DEFAULT 0,
     OUT profile text, OUT control text, OUT n int8, OUT neighbours int4, OUT dimension float8,
     OUT dimension_se float8, OUT dimension_low float8, OUT dimension_high float8, OUT message text)
-    RETURNS SETOF record LANGUAGE plpgsql VOLATILE AS $$
+    RETURNS SETOF record LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 <<f>>
 DECLARE
     run record;

@@ -13,7 +13,7 @@ COMMENT ON FUNCTION @extschema@.tlaw_plot_query IS
     'the rows of a query as an SVG document; its columns: x, y [, low, high] [, series]; axes are named after them';
 
 CREATE FUNCTION @extschema@.tlaw_plot_dimension(run_id bigint, x text DEFAULT 'layer', protocol text DEFAULT 'pooled',
-    exclude_document boolean DEFAULT true, layer float8 DEFAULT NULL) RETURNS text LANGUAGE plpgsql STABLE AS $$
+    exclude_document boolean DEFAULT true, layer float8 DEFAULT NULL) RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 <<f>>
 DECLARE
     chosen text;                        -- the rows to plot: of repeated measurements with other settings the latest

@@ -30,6 +30,10 @@ SELECT object FROM members JOIN pg_proc p ON p.oid = objid
        'tlaw_generate', 'tlaw_embeddings', 'tlaw_devices', 'tlaw_run_dimension',
        'tlaw_run_dimension_profile', 'tlaw_dimension', 'tlaw_dimension_profile', 'tlaw_dimension_answers', 'tlaw_intrinsic_dimension')
    AND has_function_privilege('pg_read_all_settings', objid, 'EXECUTE');
+-- functions whose operators a user's search_path could replace
+SELECT object FROM members JOIN pg_proc p ON p.oid = objid JOIN pg_language l ON l.oid = prolang
+ WHERE classid = 'pg_proc'::regclass AND lanname IN ('sql', 'plpgsql') AND prosqlbody IS NULL
+   AND NOT COALESCE('search_path=pg_catalog, pg_temp' = ANY (proconfig), false);
 DROP VIEW members;
 
 -- settings
