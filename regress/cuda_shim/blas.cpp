@@ -32,9 +32,12 @@ struct shim_preference {
     uint64_t values[6]; /* by attribute */
 };
 
+/* 13.7.0, unless a test says otherwise. */
 size_t cublasLtGetVersion()
 {
-    return 130700;
+    const char *said = getenv("SHIM_CUBLAS_VERSION");
+
+    return said ? strtoul(said, NULL, 10) : 130700;
 }
 
 const char *cublasLtGetStatusString(cublasStatus_t status)
@@ -159,7 +162,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatmulHeuristicResult_t *out, int *found)
 {
     uint64_t k = product->transa == CUBLAS_OP_T ? a->rows : a->columns;
-    bool splits = preference->values[CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK] && k >= 2 * STAGE;
+    uint64_t parts = k / STAGE, workspace = parts * d->rows * d->columns * sizeof(float);
+    bool splits = preference->values[CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK] && parts >= 2 &&
+                  workspace <= preference->values[CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES];
 
     for (int i = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; i <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES;
          i++)
@@ -170,8 +175,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     *found = is_possible(product, a, b, d) ? std::min(wanted, 2) : 0;
     for (int i = 0; i < *found; i++) {
         out[i] = {};
-        out[i].algo.data[0] = splits ? k / STAGE : 1;
+        out[i].algo.data[0] = splits ? parts : 1;
         out[i].algo.data[1] = i;
+        out[i].algo.data[2] = out[i].workspaceSize = splits ? workspace : 0;
     }
     return *found ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -214,12 +220,13 @@ static std::vector<float> lines(const void *at, const shim_layout *matrix, bool 
     return out;
 }
 
-static float epilogue(const shim_product *product, cudaDataType_t type, float x, size_t row, size_t column)
+static float epilogue(const shim_product *product, cudaDataType_t type, float x, size_t row, size_t column,
+                      bool loses_bias)
 {
     size_t aux = column * product->aux_ld + row;
     float t;
 
-    if (product->epilogue & CUBLASLT_EPILOGUE_BIAS)
+    if (product->epilogue & CUBLASLT_EPILOGUE_BIAS && !loses_bias)
         x += get(product->bias, row, type);
     if (product->epilogue & 32) {
         put(product->aux, aux, type, x);
@@ -260,11 +267,13 @@ struct multiplication {
     shim_layout a, b, d;
     float alpha, beta;
     const void *A, *B, *C;
-    void *D;
-    uint64_t parts;
+    void *D, *workspace;
+    uint64_t parts, workspace_size;
 
     void run() const
     {
+        if (workspace_size)
+            memset(workspace, 0xff, workspace_size);
         if (product.compute == CUBLAS_COMPUTE_32I)
             multiply_bytes((const int8_t *) A, &a, (const int8_t *) B, &b, (int32_t *) D, &d,
                            summed(a.rows, parts));
@@ -277,6 +286,7 @@ struct multiplication {
         uint64_t k = product.transa == CUBLAS_OP_T ? a.rows : a.columns, terms = summed(k, parts);
         std::vector<float> rows = lines(A, &a, product.transa == CUBLAS_OP_N);
         std::vector<float> columns = lines(B, &b, product.transb == CUBLAS_OP_T);
+        bool loses_bias = d.columns == 1 && cublasLtGetVersion() < 120804; /* as those versions may */
 
         for (uint64_t j = 0; j < d.columns; j++)
             for (uint64_t i = 0; i < d.rows; i++) {
@@ -288,7 +298,7 @@ struct multiplication {
                 sum *= alpha;
                 if (beta != 0)
                     sum += beta * get(C, at, d.type);
-                put(D, at, d.type, epilogue(&product, d.type, sum, i, j));
+                put(D, at, d.type, epilogue(&product, d.type, sum, i, j, loses_bias));
             }
     }
 };
@@ -297,11 +307,16 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
                               const void *A, cublasLtMatrixLayout_t a, const void *B,
                               cublasLtMatrixLayout_t b, const void *beta, const void *C,
                               cublasLtMatrixLayout_t, void *D, cublasLtMatrixLayout_t d,
-                              const cublasLtMatmulAlgo_t *algorithm, void *, size_t, cudaStream_t stream)
+                              const cublasLtMatmulAlgo_t *algorithm, void *workspace, size_t workspace_size,
+                              cudaStream_t stream)
 {
-    struct multiplication all = {*product, *a, *b, *d, *(const float *) alpha, *(const float *) beta,
-                                 A,        B,  C,  D,  algorithm->data[0]};
+    struct multiplication all = {
+        *product, *a, *b, *d,        *(const float *) alpha, *(const float *) beta, A,
+        B,        C,  D,  workspace, algorithm->data[0],     algorithm->data[2]};
 
+    if (workspace_size < all.workspace_size || !is_aligned(workspace) ||
+        (all.workspace_size && !shim_is_device(workspace, all.workspace_size)))
+        return CUBLAS_STATUS_INVALID_VALUE;
     if (!is_possible(product, a, b, d) || !is_aligned(A) || !is_aligned(B) || !is_aligned(C) ||
         !is_aligned(D) || (product->epilogue & 4 && !is_aligned(product->bias)) ||
         (product->epilogue & 128 && !is_aligned(product->aux)))

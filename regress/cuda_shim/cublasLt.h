@@ -55,7 +55,7 @@ typedef struct shim_product *cublasLtMatmulDesc_t;
 typedef struct shim_layout *cublasLtMatrixLayout_t;
 typedef struct shim_preference *cublasLtMatmulPreference_t;
 struct cublasLtMatmulAlgo_t {
-    uint64_t data[8]; /* the parts of a sum; the candidate */
+    uint64_t data[8]; /* the parts of a sum; the candidate; bytes of its workspace */
 };
 struct cublasLtMatmulHeuristicResult_t {
     cublasLtMatmulAlgo_t algo;

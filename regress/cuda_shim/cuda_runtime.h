@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <tuple>
+#include <type_traits>
 
 #define __global__
 #define __device__
@@ -142,6 +143,7 @@ static inline int atomicAdd(int *to, int value)
 /* ---- the runtime ---- */
 enum cudaError_t {
     cudaSuccess,
+    cudaErrorInvalidValue,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
@@ -195,6 +197,8 @@ cudaError_t cudaFreeHost(void *);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void *, int value, size_t, cudaStream_t);
 
+/* Whether it is memory of the device, and so many bytes of it. */
+bool shim_is_device(const void *at, size_t bytes);
 /* What waits for the whole device: fails while any stream is captured. */
 cudaError_t shim_finish_all();
 /* Puts something to do at the end of a stream, or of the graph that is being captured from it. */
@@ -209,6 +213,17 @@ static inline bool shim_is_possible(dim3 blocks, dim3 threads)
            (size_t) threads.x * threads.y * threads.z <= 1024;
 }
 
+/* What a kernel is given by its address is the device's. */
+static inline void shim_check_argument(const void *at)
+{
+    if (at && !shim_is_device(at, 1))
+        shim_refuse("a kernel that is given %p, which is not memory of the device", at);
+}
+
+template <class V> std::enable_if_t<!std::is_pointer_v<V>> shim_check_argument(const V &)
+{
+}
+
 template <class... Wanted, class... Given>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Wanted...), Given... given)
 {
@@ -217,6 +232,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
 
     if (!shim_is_possible(blocks, threads))
         return cudaErrorInvalidConfiguration;
+    std::apply([](auto... argument) { (shim_check_argument(argument), ...); }, arguments);
     return shim_submit(config->stream,
                        [=] { shim_launch(blocks, threads, [&] { std::apply(kernel, arguments); }); });
 }

@@ -257,8 +257,19 @@ struct mapping {
     void *at;
     size_t size;
 };
-static std::map<void *, mapping> mappings;
+static std::map<const void *, mapping> mappings;
 static std::map<const char *, size_t> pinned;
+
+bool shim_is_device(const void *at, size_t bytes)
+{
+    holding all(lock);
+    auto after = mappings.upper_bound(at);
+
+    if (after == mappings.begin())
+        return false;
+    const mapping &found = (--after)->second;
+    return (const char *) at + bytes <= (const char *) found.at + found.size - sysconf(_SC_PAGESIZE);
+}
 
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
@@ -337,6 +348,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 {
     holding all(lock);
 
+    if (!shim_is_device(kind == cudaMemcpyHostToDevice ? to : from, bytes))
+        return cudaErrorInvalidValue;
     if (is_pinned(kind == cudaMemcpyHostToDevice ? from : to))
         return shim_submit(stream, [=] { memcpy(to, from, bytes); });
     if (capturing)
@@ -348,5 +361,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
 {
+    if (!shim_is_device(to, bytes))
+        return cudaErrorInvalidValue;
     return shim_submit(stream, [=] { memset(to, value, bytes); });
 }

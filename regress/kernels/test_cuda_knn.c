@@ -143,6 +143,32 @@ static void test_ends(void)
     free((void *) points.data);
 }
 
+/* The cuBLAS of CUDA 13.0 before its Update 1 multiplies bytes wrongly, and so is not asked. */
+static void test_versions(void)
+{
+    static const struct {
+        const char *version;
+        bool refused;
+    } tried[] = {{"120901", false}, {"130000", true}, {"130001", true}, {"130002", false}};
+    uint64_t state = 4;
+    struct tlaw_points points = noise(100, 64, &state);
+    struct tlaw_neighbours lists = lists_of(100, 5);
+    struct cuda_knn_request request = {.device = device};
+
+    for (size_t i = 0; i < sizeof tried / sizeof *tried; i++) {
+        char message[TLAW_DIMENSION_MESSAGE] = "";
+
+        setenv("SHIM_CUBLAS_VERSION", tried[i].version, 1);
+        bool refused = cuda_knn(&points, TLAW_METRIC_EUCLIDEAN, NULL, &lists, (struct tlaw_poll){0}, &request,
+                                message) < 0;
+        ok(refused == tried[i].refused && !strstr(message, "multiplies bytes wrongly") != refused,
+           "cuBLAS %s: %s", tried[i].version, refused ? message : "taken");
+    }
+    unsetenv("SHIM_CUBLAS_VERSION");
+    free_lists(&lists);
+    free((void *) points.data);
+}
+
 int main(void)
 {
     struct backend_device devices[BACKEND_GPUS_MOST];
@@ -160,6 +186,8 @@ int main(void)
         test_few_coordinates();
         test_many_coordinates();
         test_ends();
+        if (strncmp(devices[0].name, "host ", 5) == 0)
+            test_versions();
         backend->close(device);
     }
     return tap_end();
