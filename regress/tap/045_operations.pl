@@ -15,10 +15,19 @@ sub queued { return $server->sql(q{SELECT count(*) FROM tlaw_run WHERE status = 
 sub checkpoint { my ($run) = @_; return $server->sql("SELECT coalesce(max(step), 0) FROM tlaw_checkpoint WHERE run_id = $run"); }
 sub terminate { return $server->sql(q{SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'tlaw worker'}); }
 
-# ---- fewer and more workers while runs train ----
+# ---- beside the server's clients ----
 
 my ($one, $two) = map { $server->sql("SELECT tlaw_train($endless, seed => $_)") } 1, 2;
-$server->training($_) for $one, $two;
+for my $engine (map { $server->training($_) } $one, $two) {
+    my $nice = getpriority(0, $server->postmaster) + 10;
+    $nice = 19 if $nice > 19;
+    is(getpriority(0, $engine), $nice, 'training leaves processors to others that want them');
+    my $session = slurp("/proc/$engine/autogroup");
+    like($session, qr/ nice $nice$|^$/, 'its session likewise, where the system weighs sessions');
+}
+
+# ---- fewer and more workers while runs train ----
+
 wait_for(sub { checkpoint($one) > 0 && checkpoint($two) > 0 });
 $server->set('tlaw.max_workers = 1');
 ok(wait_for(sub { running() == 1 && queued() == 1 }), 'tlaw.max_workers lowered: a run goes back into the queue');
