@@ -139,10 +139,13 @@ gpu-test-host: all $(GPU_PROGRAMS) build/regress/tlaw_cuda.so
 
 # make bench-knn: exact neighbours against FAISS and scikit-learn, where the Pythons in TLAW_PYTHON (comma-separated) have them.
 # make bench-dimension: coverage of the intervals; build/regress/bench/dimension_calibration: behind the default estimator.
+# make bench-law: coverage and width of the exponent's intervals where E >= 0, beside other kinds.
 # make bench-plateau: sets with one dimension and with none; TLAW_PYTHON has numpy and scikit-dimension.
 bench-knn: build/regress/bench/knn
 	@python3 regress/bench/knn.py $< $${TLAW_PYTHON:-python3} $(BENCH_ARGS)
 bench-dimension: build/regress/bench/dimension_coverage
+	@$< $(BENCH_ARGS)
+bench-law: build/regress/bench/law_coverage
 	@$< $(BENCH_ARGS)
 bench-plateau: build/regress/bench/dimension_plateau
 	@$${TLAW_PYTHON:-python3} regress/bench/dimension_plateau.py $< $(BENCH_ARGS)
@@ -155,4 +158,4 @@ format:
 lint: all kernel-tests
 	regress/lint.sh $(C_FILES)
 
-.PHONY: kernel-tests arm64-tests test demo installcheck format lint bench bench-study bench-knn bench-dimension bench-plateau
+.PHONY: kernel-tests arm64-tests test demo installcheck format lint bench bench-study bench-knn bench-dimension bench-law bench-plateau

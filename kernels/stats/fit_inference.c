@@ -466,23 +466,28 @@ static bool profile_statistic(const struct inference *inf, int j, double value, 
 }
 
 /*
- * Where |t| reaches `critical` on one side (-1, 1) of the estimate: secant steps inside a bracket. NAN when
- * it never does within 60 standard errors, or at `floor` (then *open is set).
+ * Where |t| reaches `critical` on one side (-1, 1) of the estimate: secant steps inside a bracket, halved
+ * where the law cannot be followed so far at once.  NAN when it never does within 60 standard errors, or at
+ * `floor` (then *open is set).  What is not below `ceiling` counts as refused.
  */
 static double invert_profile(const struct inference *inf, int j, const double *base, int side, double se,
-                             double critical, double floor, bool *open)
+                             double critical, double floor, double ceiling, bool *open)
 {
-    double params[P], estimate = base[j], inner = estimate, inner_t = 0, outer = NAN, outer_t = NAN;
+    double params[P], trial[P], estimate = base[j], inner = estimate, inner_t = 0, outer = NAN, outer_t = NAN;
     double value = estimate + side * critical * se;
     struct statistic statistic;
 
     memcpy(params, base, sizeof params);
-    for (int step = 0; step < 40; step++) {
-        bool at_floor = value <= floor;
-        value = fmax(value, floor);
-        if (!profile_statistic(inf, j, value, estimate, false, params, &statistic))
-            break;
-        double t = fabs(statistic.t);
+    for (int step = 0; step < 60; step++) {
+        bool at_floor = value <= floor, at_ceiling = value >= ceiling;
+        value = fmin(fmax(value, floor), ceiling);
+        memcpy(trial, params,
+               sizeof trial); /* what is refused may lie in another basin: no start for the next */
+        if (!at_ceiling && !profile_statistic(inf, j, value, estimate, false, trial, &statistic)) {
+            value = 0.5 * (inner + value);
+            continue;
+        }
+        double t = at_ceiling ? 2 * critical : fabs(statistic.t);
         if (t >= critical) {
             outer = value;
             outer_t = t;
@@ -491,6 +496,7 @@ static double invert_profile(const struct inference *inf, int j, const double *b
         } else {
             inner = value;
             inner_t = t;
+            memcpy(params, trial, sizeof params);
         }
         if (isnan(outer)) {
             double growth = inner_t > 0 ? fmin(4, fmax(1.3, critical / inner_t)) : 4;
@@ -523,6 +529,15 @@ static double student_critical(double level, double df)
     return tlaw_student_quantile(0.5 + 0.5 * level, df);
 }
 
+static double largest_loss(const struct tlaw_data *data)
+{
+    double largest = 0;
+    for (size_t i = 0; i < data->n; i++)
+        if (data->weights[i] > 0)
+            largest = fmax(largest, data->loss[i]);
+    return largest;
+}
+
 /* The interval of natural parameter j by inversion; base: unbounded minimum in the working coordinates of
  * inf. */
 static void profile_interval(const struct inference *inf, int j, const double *base)
@@ -542,15 +557,18 @@ static void profile_interval(const struct inference *inf, int j, const double *b
         if (df < 0.5)
             return;
     }
-    double critical = student_critical(fit->level, df);
-    fit->low[j] =
-        invert_profile(inf, j, base, -1, se, critical, exponent ? 1e-3 * base[j] : -INFINITY, &open_low);
-    fit->high[j] = invert_profile(inf, j, base, 1, se, critical, -INFINITY, &open_high);
+    double critical = student_critical(fit->level, df), ceiling = INFINITY;
+    if (j == info->irreducible) /* above all losses no law falls to it */
+        ceiling = largest_loss(inf->data);
+    fit->low[j] = invert_profile(inf, j, base, -1, se, critical, exponent ? 1e-3 * base[j] : -INFINITY,
+                                 INFINITY, &open_low);
+    fit->high[j] = invert_profile(inf, j, base, 1, se, critical, -INFINITY, ceiling, &open_high);
     if (open_low && exponent)
         fit->low[j] = 0;
     if (j == info->irreducible) {
         fit->low[j] = open_low ? 0 : fmax(0, fit->low[j]);
-        fit->high[j] = fmax(fit->high[j], fit->low[j]);
+        if (fit->high[j] < fit->low[j])
+            fit->high[j] = fit->low[j];
     }
     if (fit->low[j] > fit->natural[j])
         fit->low[j] = fit->natural[j];
@@ -585,6 +603,7 @@ static void set_intervals(struct inference *inf)
     struct tlaw_data data;
     double base[P];
     bool have_moved = inf->data->n <= PROFILE_ROWS && uncentred(inf, &moved, &data, base);
+    const struct tlaw_form_info *info = tlaw_form_info(inf->data->form);
     struct tlaw_fit *fit = inf->fit;
     double critical = student_critical(fit->level, fit->df);
 
@@ -597,10 +616,72 @@ static void set_intervals(struct inference *inf)
         else if (kind < 0) {
             fit->low[j] = fit->natural[j] - critical * fit->se[j];
             fit->high[j] = fit->natural[j] + critical * fit->se[j];
-            if (j == tlaw_form_info(inf->data->form)->irreducible)
+            if (j == info->irreducible)
                 fit->low[j] = fmax(0, fit->low[j]);
         }
     }
+}
+
+/*
+ * Without the bound the law may have no minimum: rows bend the other way, E falls for ever and is held at 0.
+ * That is no knowledge of E, and a test of an exponent that leaves E free may allow what it is refused with E
+ * = 0: the interval holds both.
+ */
+static void release_irreducible(const struct inference *inf, int j)
+{
+    struct inference released = *inf;
+    struct tlaw_fit fit = *inf->fit;
+
+    released.fit = &fit;
+    released.problem.fixed &= ~(1u << tlaw_form_info(inf->data->form)->irreducible);
+    profile_interval(&released, j, fit.working);
+    if (j == tlaw_form_info(inf->data->form)->irreducible) {
+        inf->fit->low[j] = fit.low[j];
+        inf->fit->high[j] = fit.high[j];
+    } else {
+        inf->fit->low[j] = fmin(fit.low[j], inf->fit->low[j]);
+        inf->fit->high[j] = isnan(fit.high[j]) ? NAN : fmax(fit.high[j], inf->fit->high[j]);
+    }
+    memcpy(inf->fit->message, fit.message, sizeof fit.message);
+}
+
+/*
+ * What E >= 0 says of the exponent of one variable.  Every secant of ln(E + A x^-alpha) on ln x has a slope
+ * between 0 and -alpha, so that of the line (E = 0) is at most alpha, and its lower end one of alpha's: the
+ * larger of both is taken.  Each exceeds alpha in (1 - level) / 2 of all cases, the line's only where E is
+ * nearly 0.  What is wrong more often there is won back at the upper end: with E at its bound alpha is the
+ * line's, and whatever that allows is allowed (`make bench-law`).
+ */
+static void use_bound(struct inference *inf)
+{
+    int alpha = tlaw_form_info(inf->data->form)->alpha, slope = tlaw_form_info(TLAW_POWER_LAW)->alpha;
+    struct tlaw_fit *fit = inf->fit, line;
+    struct tlaw_data data = *inf->data;
+    struct tlaw_fit_options options = {
+        .level = fit->level, .max_iterations = -1, .intervals = true, .alike = fit->alike};
+
+    data.form = TLAW_POWER_LAW;
+    data.log_residuals = true;
+    tlaw_fit_prepared(inf->host, &data, &options, &line);
+    if (line.low[slope] > fit->low[alpha])
+        fit->low[alpha] = fmin(line.low[slope], fit->natural[alpha]);
+    if (fit->at_bound && line.high[slope] > fit->high[alpha])
+        fit->high[alpha] = line.high[slope];
+}
+
+/* What the bound at E = 0 takes from intervals, and gives. */
+static void mind_bound(struct inference *inf)
+{
+    const struct tlaw_form_info *info = tlaw_form_info(inf->data->form);
+    const int params[] = {info->irreducible, info->alpha, info->beta};
+
+    if (info->irreducible < 0)
+        return;
+    for (int k = 0; k < 3 && inf->problem.fixed >> info->irreducible & 1; k++)
+        if (params[k] >= 0 && profile_kind(inf->data, params[k]) == 0)
+            release_irreducible(inf, params[k]);
+    if (inf->data->form == TLAW_POWER_LAW_OFFSET)
+        use_bound(inf);
 }
 
 /* ---- tests ---- */
@@ -647,40 +728,50 @@ static void test_curvature(struct inference *inf)
         tlaw_fit_say(inf->fit->message, "the rows bend as %s does not (p = %.2g)", info->name, p);
 }
 
-void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit)
+/* Noise and covariance; false where there are none, which the message says. */
+static bool start_inference(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit,
+                            struct inference *inf)
 {
     const struct tlaw_form_info *info = tlaw_form_info(data->form);
-    struct inference inf = {.host = host, .data = data, .fit = fit, .n_params = info->n_params};
 
-    tlaw_fit_problem(host, data, &inf.problem);
+    *inf = (struct inference){.host = host, .data = data, .fit = fit, .n_params = info->n_params};
+    tlaw_fit_problem(host, data, &inf->problem);
     if (fit->at_bound &&
         !fit->unbound_converged) { /* without the bound the law has no minimum: E stays at 0 */
-        inf.problem.fixed = 1u << info->irreducible;
+        inf->problem.fixed = 1u << info->irreducible;
         memcpy(fit->unbound, fit->working, sizeof fit->unbound);
         fit->unbound_objective = fit->objective * (isfinite(data->delta) ? 1 : 0.5);
     }
-    inf.problem.fixed |= fit->unseen;
-    inf.n = (double) fit->n;
-    inf.df = inf.n - info->n_params + __builtin_popcount(fit->unseen);
-    inf.by_cluster = data->clustered || (!isfinite(data->delta) && !fit->alike);
-    inf.base_objective = fit->unbound_objective;
-    inf.clusters = host->allocate(host->argument, sizeof *inf.clusters * (data->n_clusters + 1));
-    if (!fit->converged || !measure_noise(&inf))
-        return;
+    inf->problem.fixed |= fit->unseen;
+    inf->n = (double) fit->n;
+    inf->df = inf->n - info->n_params + __builtin_popcount(fit->unseen);
+    inf->by_cluster = data->clustered || (!isfinite(data->delta) && !fit->alike);
+    inf->base_objective = fit->unbound_objective;
+    inf->clusters = host->allocate(host->argument, sizeof *inf->clusters * (data->n_clusters + 1));
+    if (!fit->converged || !measure_noise(inf))
+        return false;
     if (fit->noise < 1e-12) {
         tlaw_fit_say(fit->message, "the fit is exact: without noise there are no intervals");
-        return;
+        return false;
     }
     if (data->clustered && data->n_clusters < 2) {
         tlaw_fit_say(fit->message,
                      "one cluster: its noise cannot be told from the law, so there are no intervals; without "
                      "a cluster rows count as independent");
-        return;
+        return false;
     }
-    if (!set_covariance(&inf))
+    return set_covariance(inf);
+}
+
+void tlaw_fit_infer(const struct tlaw_host *host, const struct tlaw_data *data, struct tlaw_fit *fit)
+{
+    struct inference inf;
+
+    if (!start_inference(host, data, fit, &inf))
         return;
     set_intervals(&inf);
-    if (info->irreducible == 0)
+    mind_bound(&inf);
+    if (tlaw_form_info(data->form)->irreducible == 0)
         test_irreducible(&inf);
     test_curvature(&inf);
     tlaw_fit_test_lack(host, data, fit);

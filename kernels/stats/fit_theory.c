@@ -1,7 +1,7 @@
 /*
  * Theory against observation; see fit_theory.h.  The interval of a difference is put together from those of
  * its parts side by side (MOVER: Zou & Donner, Statistics in Medicine 27, 2008), so that their asymmetry is
- * kept; degrees of freedom by Welch and Satterthwaite.
+ * kept and the difference is never known better than its worse part.
  */
 #include "fit_theory.h"
 
@@ -15,15 +15,19 @@ double tlaw_theory_exponent(enum tlaw_theory theory, double dimension, double sm
                                       : 2 * smoothness / dimension;
 }
 
-/* Half width at `level` of a sum of an estimate with df degrees of freedom (half width w at critical value c)
- * and a normal one (standard error s). */
-static double combined_half_width(double w, double c, double df, double s, double level, double *se,
-                                  double *df_out)
+/* p-value, two-sided, of a sum that is off by `off`: the level at which the half widths t a and z b, t and z
+ * of that level, reach it side by side. */
+static double tail_of(double off, double a, double df, double b)
 {
-    double a = w / c * (w / c), b = s * s;
-    *se = sqrt(a + b);
-    *df_out = isfinite(df) && a > 0 ? (a + b) * (a + b) / (a * a / df) : INFINITY;
-    return *se > 0 ? tlaw_student_quantile(0.5 + 0.5 * level, *df_out) * *se : 0;
+    double low = 0, high = 1;
+    for (int i = 0; i < 50; i++) {
+        double p = 0.5 * (low + high), q = 1 - 0.5 * p;
+        if (hypot(tlaw_student_quantile(q, df) * a, tlaw_normal_quantile(q) * b) > fabs(off))
+            low = p;
+        else
+            high = p;
+    }
+    return high;
 }
 
 /* The smoothness that gives exponent alpha at dimension d, as its logarithm. */
@@ -75,7 +79,7 @@ static void decide(struct tlaw_theory_test *test, double half_alpha, double half
 
 bool tlaw_test_theory(struct tlaw_theory_test *test)
 {
-    double z = tlaw_normal_quantile(0.5 + 0.5 * test->level), se, df;
+    double z = tlaw_normal_quantile(0.5 + 0.5 * test->level);
     double c = tlaw_student_quantile(0.5 + 0.5 * test->level, test->alpha_df);
 
     if (!(test->dimension_low > 0) || !(test->dimension >= test->dimension_low) ||
@@ -88,14 +92,12 @@ bool tlaw_test_theory(struct tlaw_theory_test *test)
     test->predicted_high = tlaw_theory_exponent(test->theory, test->dimension_low, test->smoothness);
     test->difference = test->alpha - test->predicted;
 
-    double below = combined_half_width(test->alpha - test->alpha_low, c, test->alpha_df,
-                                       (test->predicted_high - test->predicted) / z, test->level, &se, &df);
-    double tail = test->difference > 0 ? tlaw_student_two_sided(test->difference / se, df) : NAN;
-    double above = combined_half_width(test->alpha_high - test->alpha, c, test->alpha_df,
-                                       (test->predicted - test->predicted_low) / z, test->level, &se, &df);
-    test->low = test->difference - below;
-    test->high = test->difference + above;
-    test->p = test->difference > 0 ? tail : tlaw_student_two_sided(test->difference / se, df);
+    double fall = test->alpha - test->alpha_low, rise = test->alpha_high - test->alpha;
+    double up = test->predicted_high - test->predicted, down = test->predicted - test->predicted_low;
+    test->low = test->difference - hypot(fall, up);
+    test->high = test->difference + hypot(rise, down);
+    test->p = test->difference > 0 ? tail_of(test->difference, fall / c, test->alpha_df, up / z)
+                                   : tail_of(test->difference, rise / c, test->alpha_df, down / z);
     reconcile(test);
     decide(test, fmax(test->alpha_high - test->alpha, test->alpha - test->alpha_low),
            fmax(test->predicted_high - test->predicted, test->predicted - test->predicted_low));

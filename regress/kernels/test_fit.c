@@ -522,6 +522,50 @@ static void test_million(void)
     free(rows);
 }
 
+/* Three nested families of seven sizes, loss = irreducible + x^-alpha at 1 for the largest size, 1 % of
+ * noise. */
+static size_t three_families(double irreducible, double alpha, uint64_t draw, struct tlaw_row *rows)
+{
+    uint64_t counter = 0;
+    size_t n = 0;
+    for (int family = 0; family < 3; family++) {
+        double shared = 0.01 * tlaw_draw_normal(17, draw, counter++);
+        for (int i = 0; i < 7; i++) {
+            double noise = shared + 0.01 * tlaw_draw_normal(17, draw, counter++);
+            rows[n++] = (struct tlaw_row){.x = {1e5 * pow(10, i / 3.)},
+                                          .loss = (irreducible + pow(10, alpha * (6 - i) / 3)) * exp(noise),
+                                          .weight = 1,
+                                          .cluster = family,
+                                          .clustered = true};
+        }
+    }
+    return n;
+}
+
+/* What E >= 0 does to intervals: alpha is at least the line's lower end, and up to its upper end where E is
+ * at 0. */
+static void test_bound(void)
+{
+    struct tlaw_row rows[21];
+    int ordered = 0, above = 0, at_bound = 0, wider = 0, within = 0, draws = 200;
+    for (int draw = 0; draw < draws; draw++) {
+        size_t n = three_families(draw % 2, 0.1, (uint64_t) draw, rows);
+        struct tlaw_fit fit = fit_rows(rows, n, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_OF_FORM);
+        struct tlaw_fit line = fit_rows(rows, n, TLAW_POWER_LAW, TLAW_LOSS_OF_FORM);
+        above += fit.low[2] >= fmin(line.low[1], fit.natural[2]) && fit.low[2] > 0.03;
+        at_bound += fit.at_bound;
+        wider += fit.at_bound && !(fit.high[2] < line.high[1]);
+        ordered += fit.converged && fit.low[2] <= fit.natural[2] && !(fit.high[2] < fit.natural[2]);
+        within += fit.low[0] <= fit.natural[0] && fit.natural[0] <= fit.high[0] &&
+                  fit.high[0] <= rows[14].loss * 1.1;
+    }
+    ok(ordered == draws && within == draws, "%d, %d of %d: estimates of alpha, E inside their intervals",
+       ordered, within, draws);
+    ok(above == draws, "%d of %d: alpha above the line's lower end", above, draws);
+    ok(at_bound > 20 && wider == at_bound, "%d of %d with E at 0: alpha up to the line's upper end", wider,
+       at_bound);
+}
+
 int main(int argc, char **argv)
 {
     static struct tlaw_row rows[300];
@@ -545,6 +589,7 @@ int main(int argc, char **argv)
     test_forms();
     test_refused();
     test_lack_of_fit();
+    test_bound();
     test_fuzz(argc > 1 ? atoi(argv[1]) : 20000); /* inputs */
     test_million();
     return tap_end();
