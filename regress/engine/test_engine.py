@@ -159,6 +159,11 @@ def test_train(tokens):
     mfu = told.result["tokens_per_second"] / run.result["tokens_per_second"] * run.result["mfu"] * run.result["thread_flops"] / 1e9
     ok(told.result["thread_flops"] == 1e9, "train: takes what an earlier run told")
     ok(abs(told.result["mfu"] / mfu - 1) < 1e-9, "train: and reckons with it")
+    # 6 FLOPs a token and weight of a product, 12 a layer, position and column of attention, which is half masked
+    flops = (6 * (12 * 2 * 32 * 32 + 257 * 32) + 6 * 2 * 16 * 32) * 4 * 4 * 16
+    for threads in (1, 2):
+        told = Run(tokens, spec(steps=4, checkpoint="none"), threads=threads, thread_flops=1e9).result
+        ok(abs(told["mfu"] * told["train_seconds"] * threads * 1e9 / flops - 1) < 1e-9, "train: mfu of %d threads" % threads)
     return run
 
 

@@ -23,6 +23,10 @@ SELECT is(:e_memory_bytes, :r_memory, 'tlaw_estimate: memory');
 SELECT is(:e_learning_rate::float8, :r_learning_rate::float8, 'tlaw_estimate: learning rate');
 SELECT cmp_ok(:r_peak_memory, '<', :r_memory, 'the engine stays below the estimate');
 
+-- mfu: the run's FLOPs over what a product does in its time; measured again here, as others leave processors for that
+SELECT ok(:r_mfu * :r_train_seconds * least(current_setting('tlaw.threads')::int, cores) * gflops * 1e9 / cores / :r_flops BETWEEN 0.1 AND 10, 'mfu')
+  FROM tlaw_devices() d WHERE device = 'cpu' AND isa = :'r_isa' AND d."precision" = :'r_precision';
+
 -- scores
 SELECT is(:r_val_loss::float8, avg(val_loss), 'val_loss: the mean of the five lowest')
   FROM (SELECT val_loss FROM tlaw_losses WHERE run_id = :run ORDER BY val_loss LIMIT 5) lowest;
