@@ -187,7 +187,8 @@ __device__ static void drop_far(struct row *row, const struct knn_column *column
             c = row->candidates[at];
             stays = low_end(row->mine, columns, c) <= row->reach;
         }
-        votes = __ballot_sync(ALL, stays); /* everybody has read before anybody writes */
+        votes = __ballot_sync(ALL, stays);
+        __syncwarp(); /* everybody has read before anybody writes: a vote orders no memory */
         if (stays)
             row->candidates[kept + __popc(votes & ((1u << lane) - 1))] = c;
         kept += __popc(votes);
@@ -313,6 +314,7 @@ __global__ void __launch_bounds__(ROWS *WARP)
         }
         __syncwarp();
     }
+    __syncwarp(); /* all lanes have read what lane 0 overwrites */
     if (lane == 0) {
         rows.count[which] = row.count;
         rows.reach[which] = row.reach;
