@@ -355,8 +355,8 @@ Datum tlaw_power(PG_FUNCTION_ARGS)
     MemoryContext context;
     Datum *datums;
     bool *nulls;
-    double *sizes, se = NAN, df = NAN, half_width = NAN;
-    int i, distinct = 0, k;
+    double *sizes, different[3], se = NAN, df = NAN, half_width = NAN;
+    int i, distinct = 0, k; /* distinct: no more than are wanted */
 
     for (i = 0; i < lengthof(names); i++)
         if (names[i])
@@ -366,9 +366,10 @@ Datum tlaw_power(PG_FUNCTION_ARGS)
     sizes = palloc(sizeof(double) * Max(plan.n_sizes, 1));
     for (i = 0; i < plan.n_sizes; i++) {
         sizes[i] = tlaw_number_argument("sizes", nulls[i] ? NAN : DatumGetFloat8(datums[i]), 1e-300, 1e300);
-        for (k = 0; k < i && sizes[k] != sizes[i]; k++)
+        for (k = 0; k < distinct && different[k] != sizes[i]; k++)
             ;
-        distinct += k == i;
+        if (k == distinct && distinct < lengthof(different))
+            different[distinct++] = sizes[i];
     }
     plan.sizes = sizes;
     plan.replicates = (int) tlaw_count_argument("replicates", PG_GETARG_FLOAT8(1), 1, 1000000);

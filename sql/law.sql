@@ -129,6 +129,17 @@ SELECT exponent, low, high, points, message
 SELECT round(alpha_se::numeric, 3) AS alpha_se, df
   FROM tlaw_power(ARRAY(SELECT 1e5 * power(10::float8, i * 2 / 9.0) FROM generate_series(0, 9) i), 2, 0.01, 0.17, 0.5);
 SELECT tlaw_power(ARRAY[1e5, 1e5], 2, 0.01, 0.17);
+-- however many sizes, it can be cancelled
+SET statement_timeout = '200ms';
+DO $$
+DECLARE
+    began timestamptz := clock_timestamp();
+BEGIN
+    PERFORM tlaw_power(ARRAY(SELECT 1e5 + i FROM generate_series(1, 300000) i), 2, 0.01, 0.17);
+EXCEPTION WHEN query_canceled THEN
+    RAISE NOTICE 'cancelled, at once: %', clock_timestamp() - began < interval '10 s';
+END $$;
+RESET statement_timeout;
 
 -- a study with a blank in its name, of recorded runs that say only their train_tokens
 SELECT count(tlaw_record_run('law surface', n_params => n_params, train_tokens => n_tokens, test_loss => loss)) FROM surface;

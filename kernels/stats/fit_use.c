@@ -196,11 +196,13 @@ bool tlaw_plan_power(const struct tlaw_host *host, const struct tlaw_plan *plan,
         for (int k = 0; k < p; k++)
             influence[i] += inverse[(p - 1) * p + k] * rows[i * p + k];
     }
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        host->breathe(host->argument);
         for (int j = 0; j < n; j++) {
             double shared = plan->subset_noise * plan->subset_noise * exp(-0.5 * fabs(x[i] - x[j]));
             variance += influence[i] * influence[j] * (shared + (i == j ? plan->noise * plan->noise : 0));
         }
+    }
     *se = sqrt(variance / plan->replicates);
     *df = plan->subset_noise > 0 ? plan->replicates - 1 : (double) n * plan->replicates - p;
     *half_width = *df > 0 ? tlaw_student_quantile(0.5 + 0.5 * plan->level, *df) * *se : NAN;
