@@ -92,9 +92,16 @@ is($server->sql("SELECT status FROM tlaw_run", 'other'), 'queued', 'a GPU is ser
 $server->sql("SELECT tlaw_cancel($long)");
 ok(wait_for(sub { $server->sql('SELECT status FROM tlaw_run', 'other') eq 'done' }), 'and goes to who waits for it');
 
-# ---- pg_cancel_backend of the worker ----
+# ---- tlaw.max_workers, lowered and raised; pg_cancel_backend of the worker ----
 
 my @both = endless(2);
+$server->set('tlaw.max_workers = 0');
+ok(wait_for(sub { !$server->workers && !TlawServer::stray_engines() }), 'tlaw.max_workers = 0: the engine is gone');
+is($server->states(@both), 'queued 1 0 f, queued 1 0 f', 'and all its runs are queued, uncharged');
+$server->set('tlaw.max_workers = 2');
+my ($waiter) = $server->background("CALL tlaw_wait($both[0])");
+$server->training($_) for @both;
 $server->sql(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tlaw worker'});
-ok(wait_for(sub { $server->states(@both) eq 'cancelled 1 0 f, cancelled 1 0 f' }), 'pg_cancel_backend of a worker cancels all that it trains');
+ok(wait_for(sub { $server->states(@both) eq 'cancelled 2 0 f, cancelled 2 0 f' }), 'pg_cancel_backend of a worker cancels all that it trains');
+waitpid $waiter, 0;
 done_testing;
