@@ -102,6 +102,22 @@ is($server->status($waits), 'queued', 'preloaded, with tlaw.max_workers = 0: a r
 $server->set('tlaw.max_workers = 1');
 ok(wait_for(sub { $server->status($waits) eq 'done' }), 'raised: the launcher sees to it');
 
+# ---- a hot standby ----
+
+my $standby = $server->standby;
+is($standby->sql("SELECT count(*) FROM tlaw_runs WHERE run_id = $waits"), 1, 'a hot standby shows the runs');
+is($standby->sql("SELECT loss > 0 FROM tlaw_validation_loss($waits)"), 't', 'and uses their models');
+like($standby->sql("SELECT tlaw_train($endless)"), qr/cannot execute tlaw_train\(\) in a read-only transaction/, 'it trains none');
+my $moves = $server->sql("SELECT tlaw_train($endless, seed => 6)");
+$server->training($moves);
+wait_for(sub { $standby->status($moves) eq 'running' });
+$server->stop('immediate');
+$standby->command(TlawServer::program('pg_ctl'), '-D', $standby->{data}, '-w', 'promote');
+ok(wait_for(sub { $standby->sql("SELECT attempt FROM tlaw_run WHERE run_id = $moves AND status = 'running'") eq '2' }), 'promoted, it goes on with them');
+$standby->stop;
+$server->start;
+$server->sql("SELECT tlaw_cancel($moves)");
+
 # ---- timeouts ----
 
 SKIP: {

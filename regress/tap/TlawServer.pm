@@ -74,25 +74,44 @@ sub pretend_gpu {
     return 1;
 }
 
-# TlawServer->new('name=value', ...): settings.
-sub new {
-    my ($class, @settings) = @_;
+# A server that has folders, which are empty.
+sub folders {
+    my ($class) = @_;
     die "TLAW_STAGE is not set: run this test with regress/server.sh\n" unless $ENV{TLAW_STAGE};
     my $dir = tempdir('/tmp/tlaw_test.XXXXXX', CLEANUP => 1);
-    my $self = bless { dir => $dir, data => "$dir/data", settings => \@settings }, $class;
-    mkdir $self->{data};
+    my $self = bless { dir => $dir, data => "$dir/data" }, $class;
+    mkdir $self->{data}, 0700;
     chmod 0755, $dir;
     if ($> == 0) {
         my ($uid, $gid) = (getpwnam 'postgres')[2, 3];
         chown $uid, $gid, $dir, $self->{data};
     }
+    push @running, $self;
+    return $self;
+}
+
+# TlawServer->new('name=value', ...): settings.
+sub new {
+    my ($class, @settings) = @_;
+    my $self = folders($class);
+    my $dir = $self->{dir};
     $self->command("$bin/initdb", '-D', $self->{data}, qw(-U postgres -A trust --locale=C.UTF-8 --encoding=UTF8 -N));
     open my $conf, '>>', "$self->{data}/postgresql.conf" or die $!;
     print $conf "$_\n" for "listen_addresses = ''", "unix_socket_directories = '$dir'", 'fsync = off',
         'max_prepared_transactions = 4', 'tlaw.device = cpu', @settings;
     close $conf;
-    push @running, $self;
     return $self->start;
+}
+
+# A hot standby of the server.
+sub standby {
+    my ($self) = @_;
+    my $standby = folders(ref $self);
+    $self->command("$bin/pg_basebackup", '-h', $self->{dir}, qw(-U postgres -R -c fast -D), $standby->{data});
+    open my $conf, '>>', "$standby->{data}/postgresql.conf" or die $!;
+    print $conf "unix_socket_directories = '$standby->{dir}'\n";
+    close $conf;
+    return $standby->start;
 }
 
 sub command {
