@@ -195,12 +195,13 @@ CREATE FUNCTION @extschema@.tlaw_fit(source text, x text DEFAULT NULL, forms tex
     loss text DEFAULT NULL, delta float8 DEFAULT 1e-3, uncertainty text DEFAULT 'profile', y text DEFAULT NULL,
     cluster text DEFAULT NULL, weights text DEFAULT 'equal', draws float8 DEFAULT 1000, seed float8 DEFAULT 0,
     level float8 DEFAULT 0.95, start float8[] DEFAULT NULL, max_iterations float8 DEFAULT NULL)
-    RETURNS TABLE (fit_id int8, form text, alpha float8, alpha_low float8, alpha_high float8, beta float8,
-                   irreducible float8, n int8, converged boolean, alpha_dropped float8, curvature_p float8,
+    RETURNS TABLE (fit_id int8, form text, alpha float8, alpha_low float8, alpha_high float8,
+                   beta float8, beta_low float8, beta_high float8, irreducible float8, irreducible_low float8,
+                   irreducible_high float8, n int8, converged boolean, alpha_dropped float8, curvature_p float8,
                    lack_of_fit_p float8, message text)
     AS 'MODULE_PATHNAME', 'tlaw_fit' LANGUAGE c VOLATILE;
 COMMENT ON FUNCTION @extschema@.tlaw_fit IS
-    'fits forms of scaling laws to a study''s finished runs (n_tokens: tokens_seen, else train_tokens) or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap; cluster: the column whose equal values are not independent, by default subset_seed where there is one (''none'': all rows are). alpha_low, alpha_high: interval at the level (0.95); alpha_dropped: alpha without the smallest size; curvature_p: of no quadratic term in the logarithms that the form lacks; lack_of_fit_p: of replicates'' means lying on the law (NULL without replicates that differ, or with Huber''s loss); converged: a minimum was reached; what the rows do not identify is NULL all the same';
+    'fits forms of scaling laws to a study''s finished runs (n_tokens: tokens_seen, else train_tokens) or a query''s rows; one row a form, the rest in tlaw_fits; uncertainty: profile (the variance may differ between rows and clusters), delta (independent rows, one variance), row_bootstrap, cluster_bootstrap; cluster: the column whose equal values are not independent, by default subset_seed where there is one (''none'': all rows are). alpha_low, alpha_high, ...: intervals at the level (0.95); n: rows fitted, message says how many were left out; alpha_dropped: alpha without the smallest size; curvature_p: of no quadratic term in the logarithms that the form lacks; lack_of_fit_p: of replicates'' means lying on the law (NULL without replicates that differ, or with Huber''s loss); converged: a minimum was reached; what the rows do not identify is NULL all the same';
 
 CREATE FUNCTION @extschema@.tlaw_drop_fit(fit int8) RETURNS void
     AS 'MODULE_PATHNAME', 'tlaw_drop_fit' LANGUAGE c VOLATILE STRICT;

@@ -236,27 +236,47 @@ static const char *analysis_label(const struct law_source *source, enum tlaw_for
 static void put_summary(ReturnSetInfo *result, int64 fit_id, const struct tlaw_fit *fit, double alpha_dropped)
 {
     const struct tlaw_form_info *info = tlaw_form_info(fit->form);
-    double alpha[4], beta[4], irreducible[4];
-    Datum values[13];
-    bool nulls[13] = {false};
+    const int params[] = {info->alpha, info->beta, info->irreducible};
+    Datum values[17];
+    bool nulls[17] = {false};
+    int k;
 
-    tlaw_shown_parameter(fit, fit->fitted ? info->alpha : -1, alpha);
-    tlaw_shown_parameter(fit, fit->fitted ? info->beta : -1, beta);
-    tlaw_shown_parameter(fit, fit->fitted ? info->irreducible : -1, irreducible);
     values[0] = Int64GetDatum(fit_id);
     values[1] = CStringGetTextDatum(info->name);
-    tlaw_set_number(values, nulls, 2, alpha[0]);
-    tlaw_set_number(values, nulls, 3, alpha[2]);
-    tlaw_set_number(values, nulls, 4, alpha[3]);
-    tlaw_set_number(values, nulls, 5, beta[0]);
-    tlaw_set_number(values, nulls, 6, irreducible[0]);
-    values[7] = Int64GetDatum((int64) fit->n);
-    values[8] = BoolGetDatum(fit->converged);
-    tlaw_set_number(values, nulls, 9, alpha_dropped);
-    tlaw_set_number(values, nulls, 10, fit->curvature_p);
-    tlaw_set_number(values, nulls, 11, fit->lack_of_fit_p);
-    tlaw_set_text(values, nulls, 12, fit->message);
+    for (k = 0; k < lengthof(params); k++) {
+        double shown[4];
+
+        tlaw_shown_parameter(fit, fit->fitted ? params[k] : -1, shown);
+        tlaw_set_number(values, nulls, 2 + 3 * k, shown[0]);
+        tlaw_set_number(values, nulls, 3 + 3 * k, shown[2]);
+        tlaw_set_number(values, nulls, 4 + 3 * k, shown[3]);
+    }
+    values[11] = Int64GetDatum((int64) fit->n);
+    values[12] = BoolGetDatum(fit->converged);
+    tlaw_set_number(values, nulls, 13, alpha_dropped);
+    tlaw_set_number(values, nulls, 14, fit->curvature_p);
+    tlaw_set_number(values, nulls, 15, fit->lack_of_fit_p);
+    tlaw_set_text(values, nulls, 16, fit->message);
     tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* What the fit did not see: the study's runs that are not done, rows without a value. */
+static void say_left_out(const struct law_source *source, int64 n, struct tlaw_fit *fit)
+{
+    Oid type = TEXTOID;
+    Datum value = CStringGetTextDatum(source->source);
+    int unfinished = 0;
+
+    if (source->is_study)
+        unfinished =
+            tlaw_execute(SPI_OK_SELECT, "SELECT FROM @.tlaw_runs WHERE study = $1 AND status <> 'done'", 1,
+                         &type, &value, NULL);
+    if (unfinished > 0)
+        tlaw_fit_say(fit->message, "left out: %d of the study's runs, which are not done", unfinished);
+    if (n < source->n)
+        tlaw_fit_say(fit->message,
+                     "left out: " INT64_FORMAT " of " INT64_FORMAT " rows, where a value is NULL",
+                     source->n - n, source->n);
 }
 
 /* Fits one form to the source's rows, saves it and adds its summary row. */
@@ -295,6 +315,7 @@ static void fit_form(ReturnSetInfo *result, const struct law_source *source,
     data = tlaw_fit_data(&host, rows, n, form, &options, message);
     tlaw_fit_prepared(&host, data, &options, &fit);
     set_uncertainty(&host, data, arguments, &fit, &bootstrap);
+    say_left_out(source, n, &fit);
     hash_rows(data, sha256);
     record.start = arguments->start;
     record.max_iterations = arguments->max_iterations;

@@ -58,6 +58,9 @@ SELECT form, round(alpha::numeric, 2) AS alpha, n, converged, alpha_dropped IS N
   FROM tlaw_fit('SELECT x, bent AS loss, k AS cluster FROM points');
 SELECT round(alpha::numeric, 2) AS alpha, round(beta::numeric, 2) AS beta, converged
   FROM tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}', uncertainty => 'row_bootstrap', draws => 200);
+SELECT beta_low < beta AND beta < beta_high AS beta, irreducible_low < irreducible AND irreducible < irreducible_high AS irreducible
+  FROM tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}');
+SELECT n, message FROM tlaw_fit('SELECT x, CASE WHEN x > 2e4 THEN line END AS loss FROM points', forms => '{power_law}');
 SELECT converged, message LIKE 'not converged%' AS says_so
   FROM tlaw_fit('SELECT * FROM surface', forms => '{chinchilla}', start => ARRAY[1.8, 6, 6.8, 0.34, 0.29],
                 max_iterations => 0);
@@ -145,6 +148,12 @@ RESET statement_timeout;
 SELECT count(tlaw_record_run('law surface', n_params => n_params, train_tokens => n_tokens, test_loss => loss)) FROM surface;
 SELECT form, n, converged, abs(alpha - 0.34) < 0.02 AS alpha, abs(beta - 0.3) < 0.02 AS beta
   FROM tlaw_fit('law surface', forms => '{chinchilla}');
+
+BEGIN;
+UPDATE tlaw_run SET status = 'cancelled'
+ WHERE run_id IN (SELECT run_id FROM tlaw_runs WHERE study = 'law surface' ORDER BY run_id LIMIT 3);
+SELECT n, message FROM tlaw_fit('law surface', forms => '{chinchilla}');
+ROLLBACK;
 
 -- theory
 SELECT round(alpha_data::numeric, 4) AS alpha_data, alpha_params, alpha_params_sharma_kaplan FROM tlaw_theory(10);

@@ -315,15 +315,21 @@ static void solve_candidate(const struct tlaw_problem *problem, int irreducible,
     tlaw_solve(problem, start, iterations, &candidate->unbound);
     candidate->bound = candidate->unbound;
     candidate->at_bound = false;
-    if (irreducible >= 0 && iterations > 0 &&
-        (!candidate->unbound.valid || candidate->unbound.params[irreducible] < 0)) {
-        struct tlaw_problem restricted = *problem;
-        double moved[TLAW_MAX_PARAMS];
-        memcpy(moved, start, sizeof moved);
-        moved[irreducible] = 0;
-        restricted.fixed |= 1u << irreducible;
-        tlaw_solve(&restricted, moved, iterations, &candidate->bound);
-        candidate->at_bound = true;
+    if (irreducible < 0 || iterations == 0)
+        return;
+    bool allowed = candidate->unbound.valid && candidate->unbound.params[irreducible] >= 0;
+    if (allowed && candidate->unbound.converged)
+        return;
+    struct tlaw_problem restricted = *problem;
+    double moved[TLAW_MAX_PARAMS];
+    memcpy(moved, start, sizeof moved);
+    moved[irreducible] = 0;
+    restricted.fixed |= 1u << irreducible;
+    tlaw_solve(&restricted, moved, iterations, &candidate->bound);
+    candidate->at_bound = true;
+    if (allowed && !(candidate->bound.objective <= candidate->unbound.objective)) {
+        candidate->bound = candidate->unbound;
+        candidate->at_bound = false;
     }
 }
 

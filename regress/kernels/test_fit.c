@@ -566,6 +566,25 @@ static void test_bound(void)
        at_bound);
 }
 
+/* Rows that hardly fall: E slides to its bound so slowly that no search ends; the law with E = 0 is the
+ * answer. */
+static void test_nearly_flat(void)
+{
+    struct tlaw_row rows[30];
+    int converged = 0, draws = 400;
+    for (int draw = 0; draw < draws; draw++) {
+        for (int i = 0; i < 30; i++)
+            rows[i] = (struct tlaw_row){
+                .x = {exp(7 * tlaw_draw_uniform(23, (uint64_t) draw, 1000 + (uint64_t) i))}, .weight = 1};
+        for (int i = 0; i < 30; i++)
+            rows[i].loss =
+                pow(rows[i].x[0], -0.006) * exp(0.01 * tlaw_draw_normal(23, (uint64_t) draw, (uint64_t) i));
+        struct tlaw_fit fit = fit_rows(rows, 30, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_OF_FORM);
+        converged += fit.converged;
+    }
+    ok(converged == draws, "nearly flat: %d of %d converged", converged, draws);
+}
+
 int main(int argc, char **argv)
 {
     static struct tlaw_row rows[300];
@@ -590,6 +609,7 @@ int main(int argc, char **argv)
     test_refused();
     test_lack_of_fit();
     test_bound();
+    test_nearly_flat();
     test_fuzz(argc > 1 ? atoi(argv[1]) : 20000); /* inputs */
     test_million();
     return tap_end();
