@@ -257,7 +257,7 @@ CREATE FUNCTION @extschema@.tlaw_holdout(source text, x text DEFAULT NULL, forms
                    bias_pct float8, inside float8, converged boolean, message text)
     AS 'MODULE_PATHNAME', 'tlaw_holdout' LANGUAGE c STABLE;
 COMMENT ON FUNCTION @extschema@.tlaw_holdout IS
-    'fits forms (NULL: all whose variables the rows have) without the largest share of the rows (by x where it is given, else by FLOPs; cutoff, or train_below: from there on they are held out) and says how well each predicts them; bias_pct: above 0 where the law predicts too high a loss; inside: share within the interval for one new run (level), NULL where the fit has none';
+    'fits forms (NULL: all whose variables the rows have) without the largest share of the rows (by x where it is given, else by FLOPs; what is within 5 % is one budget and not cut in two; cutoff, or train_below: from there on they are held out) and says how well each predicts them; bias_pct: above 0 where the law predicts too high a loss; inside: share within the interval for one new run (level), NULL where the fit has none';
 
 CREATE FUNCTION @extschema@.tlaw_sensitivity(source text, form text DEFAULT 'power_law_offset', x text DEFAULT NULL,
     loss text DEFAULT NULL, delta float8 DEFAULT 1e-3, y text DEFAULT NULL, cluster text DEFAULT NULL,

@@ -28,15 +28,20 @@ static struct tlaw_fit_options options_of(const struct law_request *request)
 
 /* ---- leave the largest out ---- */
 
-/* Size at and above which rows are left out: `share` of them. */
+/* Size at and above which rows are left out: `share` of them, and what lies within 5 % below, which is the
+ * same budget (as of isoFLOP curves), in whole steps and rounded. */
 static double cutoff_of(const double *sizes, int64 n, double share)
 {
-    double *sorted = palloc(sizeof(double) * Max(n, 1));
-    int64 kept = (int64) ceil((1 - share) * n);
+    double *sorted = palloc(sizeof(double) * Max(n, 1)), same;
+    int64 at = Min((int64) ceil((1 - share) * n), n - 1);
 
+    if (n == 0)
+        return NAN;
     memcpy(sorted, sizes, sizeof(double) * n);
     tlaw_sort_numbers(sorted, n);
-    return n > 0 ? sorted[Min(kept, n - 1)] : NAN;
+    for (same = 0.95 * sorted[at]; at > 0 && sorted[at - 1] > same; at--)
+        ;
+    return sorted[at];
 }
 
 /* The size of each row: column x where it was given (rows without one are taken out), else FLOPs. */

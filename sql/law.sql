@@ -120,6 +120,11 @@ SELECT n_train, n_test, cutoff, message
   FROM tlaw_holdout('SELECT x, bent AS loss, 1e15 AS flops FROM points', forms => '{power_law_offset}');
 SELECT form, n_train, n_test, cutoff = 1e4 * 2 ^ 9 AS cutoff, mean_abs_error_pct < 1 AS close, inside > 0.8 AS inside
   FROM tlaw_holdout('SELECT x, bent AS loss, 1e15 AS flops FROM points', x => 'x', forms => '{power_law_offset}');
+-- a budget is one budget, whatever rounding makes of its FLOPs
+SELECT n_train, n_test
+  FROM tlaw_holdout('SELECT n AS n_params, c / n / 6 AS n_tokens, 6 * n * (c / n / 6) * (1 + 0.01 * sin(n)) AS flops, 2 + 500 * n ^ -0.4 + 900 * (c / n / 6) ^ -0.35 AS loss
+                       FROM generate_series(0, 8) i, generate_series(0, 8) k, LATERAL (SELECT 1e16 * 2 ^ i, 1e6 * 1.7 ^ (k + i * 0.7)) s(c, n)',
+                    forms => '{chinchilla}');
 SELECT n_train, n_test, cutoff, inside IS NULL AS no_interval
   FROM tlaw_holdout('SELECT x, bent AS loss FROM points', x => 'x', forms => '{power_law_offset}', train_below => 3e4);
 SELECT choice, count(*) FROM tlaw_sensitivity('SELECT * FROM surface', 'chinchilla') GROUP BY choice ORDER BY choice;
