@@ -546,7 +546,7 @@ static void profile_interval(const struct inference *inf, int j, const double *b
     const struct tlaw_form_info *info = tlaw_form_info(inf->data->form);
     struct statistic at_minimum;
     double params[P], se = fit->se[j], df = inf->df;
-    bool exponent = j == info->alpha || j == info->beta, open_low = false, open_high = false;
+    bool exponent = (j == info->alpha || j == info->beta) && base[j] > 0, open_low = false, open_high = false;
 
     if (inf->by_cluster) {
         memcpy(params, base, sizeof params);
@@ -663,8 +663,10 @@ static void use_bound(struct inference *inf)
     data.form = TLAW_POWER_LAW;
     data.log_residuals = true;
     tlaw_fit_prepared(inf->host, &data, &options, &line);
-    if (line.low[slope] > fit->low[alpha])
+    if (fit->natural[alpha] > 0 && line.low[slope] > fit->low[alpha])
         fit->low[alpha] = fmin(line.low[slope], fit->natural[alpha]);
+    if (fit->at_bound && fit->natural[alpha] < 0 && line.low[slope] < fit->low[alpha])
+        fit->low[alpha] = line.low[slope];
     if (fit->at_bound && line.high[slope] > fit->high[alpha])
         fit->high[alpha] = line.high[slope];
 }

@@ -566,6 +566,22 @@ static void test_bound(void)
        at_bound);
 }
 
+/* A loss that grows is a law with alpha < 0, whose interval is that of the mirrored rows. */
+static void test_growing(void)
+{
+    struct tlaw_row rows[21];
+    size_t n = three_families(2, 0.3, 1, rows);
+    struct tlaw_fit falling = fit_rows(rows, n, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_OF_FORM);
+    for (size_t i = 0; i < n; i++)
+        rows[i].x[0] = 1e12 / rows[i].x[0];
+    struct tlaw_fit growing = fit_rows(rows, n, TLAW_POWER_LAW_OFFSET, TLAW_LOSS_OF_FORM);
+    ok(falling.low[2] > 0 && close_to(growing.natural[2], -falling.natural[2], 1e-6) &&
+           close_to(growing.low[2], -falling.high[2], 1e-3) &&
+           close_to(growing.high[2], -falling.low[2], 1e-3),
+       "growing: alpha %.4f [%.4f, %.4f], falling %.4f [%.4f, %.4f]", growing.natural[2], growing.low[2],
+       growing.high[2], falling.natural[2], falling.low[2], falling.high[2]);
+}
+
 /* Rows that hardly fall: E slides to its bound so slowly that no search ends; the law with E = 0 is the
  * answer. */
 static void test_nearly_flat(void)
@@ -610,6 +626,7 @@ int main(int argc, char **argv)
     test_lack_of_fit();
     test_bound();
     test_nearly_flat();
+    test_growing();
     test_fuzz(argc > 1 ? atoi(argv[1]) : 20000); /* inputs */
     test_million();
     return tap_end();
