@@ -5,7 +5,7 @@
  * process ends, so that nothing is believed of a process that has gone.
  *   slot       (no database, 0, slot, 3)      one of tlaw.max_workers in the whole cluster
  *   run        (database, run_id, 4)          somebody works on this run
- *   wait       (database, 0, 0, 5)            this database's worker that waits for a slot or a GPU
+ *   wait       (database, 0, slot?, 5)        this database's worker that waits for a slot (1) or a GPU (0)
  *   device     (no database, 0, number, 6)    one engine of the whole cluster serves this GPU
  *
  * Starting: the commit of a transaction that queued a run registers one worker; a worker that has claimed a
@@ -73,11 +73,11 @@ static LOCKTAG run_tag(int64 run_id)
     return tag;
 }
 
-static LOCKTAG wait_tag(void)
+static LOCKTAG wait_tag(bool for_slot)
 {
     LOCKTAG tag;
 
-    SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, WAIT_LOCK);
+    SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, for_slot, WAIT_LOCK);
     return tag;
 }
 
@@ -164,18 +164,36 @@ Datum queue_devices_held(Oid database)
     return PointerGetDatum(construct_array(devices, held, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-bool queue_take_wait(void)
+bool queue_take_wait(bool for_slot)
 {
-    LOCKTAG tag = wait_tag();
+    LOCKTAG tag = wait_tag(for_slot);
 
     return take(&tag, true);
 }
 
-void queue_release_wait(void)
+void queue_release_wait(bool for_slot)
 {
-    LOCKTAG tag = wait_tag();
+    LOCKTAG tag = wait_tag(for_slot);
 
     LockRelease(&tag, ExclusiveLock, true);
+}
+
+bool queue_others_wait(void)
+{
+    LockData *locks = GetLockStatusData();
+    bool found = false;
+    int i;
+
+    for (i = 0; i < locks->nelements; i++) {
+        const LOCKTAG *tag = &locks->locks[i].locktag;
+
+        found |= tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == WAIT_LOCK &&
+                 tag->locktag_field3 == true && tag->locktag_field1 != MyDatabaseId &&
+                 locks->locks[i].holdMask != 0;
+    }
+    pfree(locks->locks);
+    pfree(locks);
+    return found;
 }
 
 bool queue_hold_run(int64 run_id)

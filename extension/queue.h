@@ -26,9 +26,11 @@ extern int queue_take_slot(void);
 extern void queue_release_slot(int slot);
 /* Slots that are held: in the whole cluster (InvalidOid) or by sessions of one database. */
 extern int queue_slots_held(Oid database);
-/* One worker a database may wait for a slot that workers of other databases hold. */
-extern bool queue_take_wait(void);
-extern void queue_release_wait(void);
+/* One worker a database may wait for a slot, and one for a GPU, that workers of other databases hold. */
+extern bool queue_take_wait(bool for_slot);
+extern void queue_release_wait(bool for_slot);
+/* Whether a worker of another database waits for a slot. */
+extern bool queue_others_wait(void);
 
 /*
  * GPUs: one worker in the whole cluster serves a GPU, "cuda:N", with one engine.  queue_hold_device does not

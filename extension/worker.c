@@ -115,7 +115,7 @@ static bool take_slot(void)
     worker_begin(&session);
     slot = queue_take_slot();
     waits = slot < 0 && tlaw_max_workers > 0 && claim_is_possible(MyDatabaseId) &&
-            queue_slots_held(MyDatabaseId) == 0 && queue_take_wait();
+            queue_slots_held(MyDatabaseId) == 0 && queue_take_wait(true);
     worker_commit(&session);
     while (slot < 0 && waits) {
         worker_nap(SLOT_MS);
@@ -124,7 +124,7 @@ static bool take_slot(void)
         slot = queue_take_slot();
         if (slot >= 0 || !claim_is_possible(MyDatabaseId)) {
             waits = false;
-            queue_release_wait();
+            queue_release_wait(true);
         }
         worker_commit(&session);
     }
@@ -160,11 +160,11 @@ static bool release_slot(void)
     slot = -1;
     worker_begin(&session);
     more = claim_is_possible(InvalidOid);
-    waits = !more && claim_is_possible(MyDatabaseId) && queue_take_wait();
+    waits = !more && claim_is_possible(MyDatabaseId) && queue_take_wait(false);
     worker_commit(&session);
     if (waits) {
         more = wait_for_device();
-        queue_release_wait();
+        queue_release_wait(false);
     }
     return more;
 }
@@ -211,13 +211,15 @@ void tlaw_worker_main(Datum argument)
 
         if (!take_slot())
             break;
-        while (worker_has_slot() && (attempt = claim_run(NULL, 0)) != NULL) {
+        while (worker_has_slot() && !(served && queue_others_wait()) &&
+               (attempt = claim_run(NULL, 0)) != NULL) {
             serve_runs(attempt);
             served = true;
         }
         more = release_slot();
-        if (more && !served) /* open transactions of users have locked what is queued */
-            worker_nap(SLOT_MS);
+        /* open transactions of users have locked what is queued, or it is the turn of another database */
+        if (more && (!served || queue_others_wait()))
+            worker_nap(2 * SLOT_MS);
     } while (more);
     proc_exit(0);
 }

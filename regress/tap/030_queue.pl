@@ -68,8 +68,10 @@ $server->sql("SELECT tlaw_train(${\$server->tiny(100)})", 'other');
 ok(wait_for(sub { $server->workers == 2 }), 'a worker of another database waits');
 is(scalar(() = $server->engines), 1, 'max_workers counts for the whole cluster');
 is($server->sql("SELECT status FROM tlaw_run", 'other'), 'queued', 'its queue waits');
+my $next = $server->sql("SELECT tlaw_train(${\$server->tiny(1e9)}, seed => 1)");
 $server->sql("SELECT tlaw_cancel($long)");
-ok(wait_for(sub { $server->sql("SELECT status FROM tlaw_run", 'other') eq 'done' }), 'for the slot, and gets it');
+ok(wait_for(sub { $server->sql("SELECT status FROM tlaw_run", 'other') eq 'done' }), 'for the slot, and gets it when a run ends, though others of its database are queued');
+ok($server->training($next), 'and these have it next');
 $server->stop;
 
 # ---- runs share the processors ----
