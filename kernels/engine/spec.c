@@ -106,8 +106,9 @@ static int64_t gpu_memory(const struct tlaw_spec *s)
 
 /*
  * On a CPU: weights, gradients, two moments and the best weights, in bf16 a copy; the state once more, twice,
- * while a checkpoint is made and sent; of every lane activations, gradients and a block of logits (16 MiB or
- * 256 rows, whichever is more); the training subset; 64 MiB for the program itself.
+ * while a checkpoint is made and sent; of every lane activations, gradients, the embeddings of words packed
+ * twice and a block of what becomes of logits (isa_cross_entropy.c: 12 or 64 MiB or 64 rows, whichever is
+ * more); the training subset; 64 MiB for the program itself.
  */
 int64_t tlaw_spec_memory(const struct tlaw_spec *s)
 {
@@ -115,17 +116,19 @@ int64_t tlaw_spec_memory(const struct tlaw_spec *s)
         return gpu_memory(s);
 
     struct tlaw_lanes of = tlaw_spec_lanes(s, s->micro_batch);
-    int64_t rows = of.chunk * s->context_length, block = ((int64_t) 4 << 20) / s->vocab_size;
-    int64_t weights = (5 * 4 + (strcmp(s->precision, "bf16") == 0 ? 2 : 0)) * tlaw_spec_params(s);
+    int64_t act = strcmp(s->precision, "bf16") == 0 ? 2 : 4, rows = of.chunk * s->context_length;
+    int64_t weights = (5 * 4 + (act == 2 ? 2 : 0)) * tlaw_spec_params(s);
     int64_t state = 2 * 4 * 4 * tlaw_spec_params(s);
     int64_t gradients = of.lanes > 1 ? 4 * tlaw_spec_params(s) : 0;
     int64_t activations = rows * activation_bytes(s);
+    int64_t words = s->vocab_size * s->d_model, row = act * s->vocab_size;
+    int64_t block = (4 * words <= 6 << 20 ? (int64_t) 12 << 20 : (int64_t) 64 << 20) / row;
 
-    if (block < 256)
-        block = 256;
-    int64_t logits = 4 * (rows < block ? rows : block) * s->vocab_size;
+    if (block < 64)
+        block = 64;
+    int64_t head = row * (rows < block ? rows : block) + 2 * act * words;
 
-    return weights + state + of.lanes * (gradients + activations + logits) + 2 * s->train_tokens +
+    return weights + state + of.lanes * (gradients + activations + head) + 2 * s->train_tokens +
            ((int64_t) 64 << 20);
 }
 

@@ -43,7 +43,7 @@ static int64_t data_bytes(void)
 }
 
 /* Two steps of a model of few parameters take no more than the estimate has for them, on many threads too. */
-static void check_memory(int batch, int context_length, int vocab_size)
+static void check_memory(int batch, int context_length, int d_model, int vocab_size)
 {
     enum { THREADS = 16 };
     struct tlaw_spec spec = {
@@ -55,7 +55,8 @@ static void check_memory(int batch, int context_length, int vocab_size)
     struct model *model;
     int32_t *tokens = calloc((size_t) (batch * context_length), sizeof *tokens);
 
-    spec.d_model = 16, spec.context_length = context_length, spec.vocab_size = vocab_size, spec.grad_clip = 1;
+    spec.d_model = d_model, spec.context_length = context_length, spec.vocab_size = vocab_size,
+    spec.grad_clip = 1;
     spec.batch_size = spec.micro_batch = batch;
     model = model_create(&spec, backend, device, batch, true, message, sizeof message);
     model_init(model);
@@ -67,8 +68,8 @@ static void check_memory(int batch, int context_length, int vocab_size)
     used = data_bytes() - before;
     estimate =
         tlaw_spec_memory(&spec) - 5 * 4 * tlaw_spec_params(&spec); /* no best weights, nothing is sent */
-    ok(used <= estimate, "%d x %d tokens of %d on %d threads: %d MiB, the estimate has %d", batch,
-       context_length, vocab_size, THREADS, (int) (used >> 20), (int) (estimate >> 20));
+    ok(used <= estimate, "%d x %d tokens of %d, d_model %d, on %d threads: %d MiB, the estimate has %d",
+       batch, context_length, vocab_size, d_model, THREADS, (int) (used >> 20), (int) (estimate >> 20));
     free(tokens);
     model_free(model);
     backend->close(device);
@@ -89,7 +90,8 @@ int main(void)
     ok(resolved("cuda:0", 79 * GIB, 2).micro_batch == 2, "as many as asked for, where it is");
     ok(resolved("cpu", 0, TLAW_UNSET).micro_batch == resolved("cpu", 79 * GIB, TLAW_UNSET).micro_batch,
        "on the CPU memory does not matter");
-    check_memory(9, 512, 8192);
-    check_memory(128, 128, 256);
+    check_memory(9, 512, 16, 8192);
+    check_memory(1, 512, 32, 65535);
+    check_memory(128, 128, 16, 256);
     return tap_end();
 }

@@ -34,7 +34,15 @@ int pool_threads(const struct pool *);
 void pool_run(struct pool *, long units, void (*unit)(void *arg, long i, int thread), void *arg);
 
 /* ---- cpu.c: the device ---- */
-enum scratch { SCRATCH_PACKED, SCRATCH_COLUMNS, SCRATCH_LOGITS, SCRATCH_PARTIAL, SCRATCH_COUNT };
+enum scratch {
+    SCRATCH_PACKED,
+    SCRATCH_COLUMNS,
+    SCRATCH_HEAD,       /* of a block of rows of the head */
+    SCRATCH_WORDS,      /* wte packed for logits */
+    SCRATCH_WORDS_BACK, /* wte packed for the gradient of the head's input */
+    SCRATCH_PARTIAL,
+    SCRATCH_COUNT
+};
 
 struct device {
     struct pool *pool;

@@ -274,6 +274,14 @@ inline_always vf choose(vi mask, vf yes, vf no)
     return (vf) ((mask & (vi) yes) | (~mask & (vi) no));
 }
 
+/* Lanes whose own number is below n. */
+inline_always vi lanes_below(long n)
+{
+    const vi number = {LANES(LANE_NUMBER)};
+
+    return number < (int32_t) (n < -VW ? -VW : n > VW ? VW : n);
+}
+
 /* b where either is not a number, so that a NaN in b survives vmax(limit, b). */
 inline_always vf vmax(vf a, vf b)
 {
@@ -373,6 +381,30 @@ inline_always vf vexp(vf x)
     p = p * f + 1.6666665e-1f;
     p = p * f + 0.5f;
     p = p * f + 1.0f;
+    p = p * f + 1.0f;
+#if defined(__AVX512F__)
+    return (vf) _mm512_scalef_ps((__m512) p, (__m512) n);
+#else
+    return (vf) ((vi) p + (((vi) shifted - (vi) splat(shift)) << 23));
+#endif
+}
+
+/*
+ * 2^x for |x| <= EXP2_MOST by a polynomial of degree 5 that is 1 at 0 (relative error 1.6e-7); NaN stays NaN.
+ */
+#define EXP2_MOST 126.0f
+inline_always vf vexp2(vf x)
+{
+#if defined(__AVX512F__)
+    vf n = (vf) _mm512_roundscale_ps((__m512) x, 0);
+#else
+    const float shift = 12582912.0f; /* as in vexp */
+    vf shifted = x + shift, n = shifted - shift;
+#endif
+    vf f = x - n, p = 1.326472731e-3f * f + 9.671512991e-3f;
+    p = p * f + 5.550733581e-2f;
+    p = p * f + 2.402224243e-1f;
+    p = p * f + 6.931470037e-1f;
     p = p * f + 1.0f;
 #if defined(__AVX512F__)
     return (vf) _mm512_scalef_ps((__m512) p, (__m512) n);
@@ -493,6 +525,25 @@ inline_always void transpose(vf r[VW])
 #endif
     TRANSPOSE_STEP(r, 2)
     TRANSPOSE_STEP(r, 1)
+}
+
+#define SUM_STEP(r, s)                                                                                       \
+    _Pragma("GCC unroll 16") for (int i_ = 0; i_ < s; i_++) r[i_] =                                          \
+        __builtin_shuffle(r[i_], r[i_ + s], (vi){LANES(LOW##s)}) +                                           \
+        __builtin_shuffle(r[i_], r[i_ + s], (vi){LANES(HIGH##s)});
+
+/* Lane i: the sum of r[i]'s lanes.  Changes r. */
+inline_always vf vsums(vf r[VW])
+{
+#if VW > 8
+    SUM_STEP(r, 8)
+#endif
+#if VW > 4
+    SUM_STEP(r, 4)
+#endif
+    SUM_STEP(r, 2)
+    SUM_STEP(r, 1)
+    return r[0];
 }
 
 /* The square of cells (row i, k .. k + VW) for i < n, transposed: row k of `to` holds its cells of all rows.
@@ -654,8 +705,15 @@ struct product {
     act_t *gelu;        /* c = gelu(sum), and gelu[i * c_row + j] keeps the slope there */
     const act_t *slope; /* c = sum * slope[i * c_row + j] */
     float *column_sums; /* += sums over the rows of B, one a column (b.col is 1) */
+    const cell *packed; /* B as pack_panels left it, or NULL */
+    const float
+        *shift; /* c = e^(sum - shift[i]), from 2^-EXP2_MOST to 2^EXP2_MOST, as act (NULL: kept nowhere) */
+    float *panel_sums; /* and [panels][panel_row]: the sums of these over a panel of NR columns */
+    long panel_row;
 };
 void ISA_NAME(product)(struct device *, const struct product *);
+/* B of that product packed in that scratch, for several products of a B that is not transposed A's. */
+const cell *ISA_NAME(pack_panels)(struct device *, const struct product *, enum scratch);
 
 /* Weights as a product reads them: their copy in bf16 where they have one. */
 struct matrix ISA_NAME(weights)(struct device *, const float *w, long row, long col);

@@ -22,8 +22,8 @@
 struct blocked {
     const struct product *p;
     struct device *device;
-    cell *packed; /* B: panel j at packed + j * K * NR */
-    long K;       /* in cells, whole tiles */
+    const cell *packed; /* B: panel j at packed + j * K * NR */
+    long K;             /* in cells, whole tiles */
     long panels;
     struct cut cut;
 };
@@ -47,15 +47,31 @@ static void pack_a(const struct product *p, cell *to, long row, long k0, long K)
         }
 }
 
+struct packing {
+    const struct product *p;
+    cell *to;
+    long K; /* in cells, whole tiles */
+};
+
 static void pack_panel(void *arg, long panel, int thread)
 {
-    const struct blocked *w = arg;
+    const struct packing *w = arg;
     long K = steps(w->p->K);
-    cell *to = w->packed + panel * w->K * NR;
+    cell *to = w->to + panel * w->K * NR;
 
     (void) thread;
     pack_b(w->p, to, panel, 0, w->p->K, true);
     memset(to + K * NR, 0, (size_t) ((w->K - K) * NR) * sizeof *to);
+}
+
+const cell *ISA_NAME(pack_panels)(struct device *device, const struct product *p, enum scratch where)
+{
+    long panels = (p->N + NR - 1) / NR;
+    struct packing w = {.p = p, .K = round_up(steps(p->K), TILE_CELLS)};
+
+    w.to = device_shared(device, where, (size_t) (panels * w.K * NR) * sizeof *w.to);
+    pool_run(device->pool, panels, pack_panel, &w);
+    return w.to;
 }
 
 /* ---- what becomes of the sums ---- */
@@ -77,9 +93,14 @@ inline_always void finish_rows(const struct product *p, struct epilogue e, const
 static void finish_sums(const struct product *p, const float *sums, long row, long column)
 {
     const struct epilogue e = {p->c_real, p->bias, p->gelu, p->slope, p->accumulate};
-    long columns = least(p->N - column, NR);
+    long columns = least(p->N - column, NR), rows = least(p->M - row, MOST_ROWS);
     int what = e.c_real | e.bias << 1 | e.gelu << 2 | e.slope << 3 | e.accumulate << 4;
 
+    if (p->shift) {
+        for (long i = 0; i < rows; i += VW)
+            finish_exponentials(p, sums + i * NR, row + i, 0, least(rows - i, VW), column);
+        return;
+    }
 #define CASE(number, ...)                                                                                    \
     case number:                                                                                             \
         finish_rows(p, (const struct epilogue){__VA_ARGS__}, sums, row, column, NR);                         \
@@ -144,8 +165,7 @@ void ISA_NAME(product)(struct device *device, const struct product *p)
     struct blocked w = {
         .p = p, .device = device, .K = round_up(steps(p->K), TILE_CELLS), .panels = (p->N + NR - 1) / NR};
 
-    w.packed = device_shared(device, SCRATCH_PACKED, (size_t) (w.panels * w.K * NR) * sizeof *w.packed);
-    pool_run(device->pool, w.panels, pack_panel, &w);
+    w.packed = p->packed ? p->packed : ISA_NAME(pack_panels)(device, p, SCRATCH_PACKED);
     w.cut = cut_units((p->M + MOST_ROWS - 1) / MOST_ROWS, w.panels, BLOCK_TILES, BLOCK_PANELS,
                       units_wanted(device, 8));
     pool_run(device->pool, w.cut.units, multiply_block, &w);

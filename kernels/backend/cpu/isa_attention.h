@@ -66,14 +66,6 @@ static inline void write_transposed(act_t *to, long ld, const float *from, long 
         }
 }
 
-/* Lanes whose own number is below n. */
-inline_always vi lanes_below(long n)
-{
-    const vi number = {LANES(LANE_NUMBER)};
-
-    return number < (int32_t) (n < -VW ? -VW : n > VW ? VW : n);
-}
-
 /* The exponentials of the scores of keys key .. end, vectors first .. 2 of lanes, as cells in place; and
  * their sums. */
 inline_always void exponentials(const struct attention *w, float *p, long key, long end, int first,

@@ -28,7 +28,7 @@
 struct blocked {
     const struct product *p;
     struct device *device;
-    cell *packed;  /* B: panel j at packed + j * K * NR; NULL: each unit packs its own */
+    const cell *packed; /* B: panel j at packed + j * K * NR; NULL: each unit packs its own */
     cell *columns; /* a transposed A in panels of a tile, [tiles][K][height]; NULL: each unit packs its own */
     bool stays;    /* A is read where it is */
     long K;        /* in cells */
@@ -84,7 +84,8 @@ inline_always void prefetch_rows(const void *array, bool real, const struct prod
 /* Asks for what a tile will read and write in the columns from `column` on when it is done. */
 static void prefetch_c(const struct product *p, const struct tile *t, long column)
 {
-    prefetch_rows(p->c, p->c_real, p, t, column, true);
+    if (p->c)
+        prefetch_rows(p->c, p->c_real, p, t, column, true);
     if (p->slope)
         prefetch_rows(p->slope, false, p, t, column, false);
     if (p->gelu)
@@ -138,7 +139,7 @@ TILE_CASE(low_sums, MR - 1, true, NULL)
 /* The compiled case of whole tiles' last K cells; NULL: by finish_sums, as GELU would crowd the registers. */
 static tile_case choose_case(const struct product *p, long height, bool transposed)
 {
-    bool plain = !p->gelu && !p->accumulate;
+    bool plain = !p->gelu && !p->accumulate && !p->shift;
 
     if (transposed && p->accumulate && p->c_real && !p->bias)
         return height == MR ? tile_transposed_accumulate : tile_low_accumulate;
@@ -197,7 +198,9 @@ static void finish_sums(const struct product *p, const struct tile *t)
 {
     long columns = least(p->N - t->column, NR);
 
-    if (columns == NR && p->gelu && !p->c_real)
+    if (p->shift)
+        finish_exponentials(p, t->sums, t->row, t->first, t->end, t->column);
+    else if (columns == NR && p->gelu && !p->c_real)
         finish_gelu(p, t);
     else
         finish_rows(p, (struct epilogue){p->c_real, p->bias, p->gelu, p->slope, p->accumulate}, t, columns);
@@ -308,20 +311,37 @@ static void pack_tiles(const struct blocked *w, cell *room, long size, long tile
         }
 }
 
-static void pack(void *arg, long panel, int thread)
+struct packing {
+    const struct product *p;
+    cell *to;
+    long K; /* in cells */
+};
+
+static void pack_panel(void *arg, long panel, int thread)
 {
-    const struct blocked *w = arg;
-    const struct product *p = w->p;
+    const struct packing *w = arg;
 
     (void) thread;
-    if (w->packed && panel < w->panels)
-        pack_b(p, w->packed + panel * w->K * NR, panel, 0, p->K, true);
-    else {
-        long k = (panel - (w->packed ? w->panels : 0)) * SLAB_CELLS;
+    pack_b(w->p, w->to + panel * w->K * NR, panel, 0, w->p->K, true);
+}
 
-        pack_tiles(w, w->columns + k * w->height, w->K * w->height, 0, w->tiles, k,
-                   least(k + SLAB_CELLS, w->K));
-    }
+const cell *ISA_NAME(pack_panels)(struct device *device, const struct product *p, enum scratch where)
+{
+    long panels = (p->N + NR - 1) / NR;
+    struct packing w = {.p = p, .K = steps(p->K)};
+
+    w.to = device_shared(device, where, (size_t) (panels * w.K * NR) * sizeof *w.to);
+    pool_run(device->pool, panels, pack_panel, &w);
+    return w.to;
+}
+
+static void pack_slab(void *arg, long slab, int thread)
+{
+    const struct blocked *w = arg;
+    long k = slab * SLAB_CELLS;
+
+    (void) thread;
+    pack_tiles(w, w->columns + k * w->height, w->K * w->height, 0, w->tiles, k, least(k + SLAB_CELLS, w->K));
 }
 
 /* ---- blocks ---- */
@@ -458,22 +478,20 @@ void ISA_NAME(product)(struct device *device, const struct product *p)
     bool transposed = p->a.col != 1, own_b = transposed && p->M <= p->N, own_a = false;
     struct blocked w = {
         .p = p, .device = device, .K = steps(p->K), .panels = (p->N + NR - 1) / NR, .height = MR};
-    long copies = 0;
 
     if (transposed && round_up(p->M, MR - 1) < round_up(p->M, MR))
         w.height = MR - 1;
     w.tiles = (p->M + w.height - 1) / w.height;
     w.stays = lies_as_cells(p, w.height) && (!transposed || w.panels <= FEW_PANELS);
     if (!own_b)
-        w.packed = device_shared(device, SCRATCH_PACKED, (size_t) (w.panels * w.K * NR) * sizeof *w.packed);
+        w.packed = p->packed ? p->packed : ISA_NAME(pack_panels)(device, p, SCRATCH_PACKED);
     if (transposed && !w.stays)
         own_a = !own_b && p->M * w.K > OWN_CELLS;
     if (transposed && !w.stays && !own_a) {
         w.columns =
             device_shared(device, SCRATCH_COLUMNS, (size_t) (w.tiles * w.K * w.height) * sizeof *w.columns);
-        copies = (w.K + SLAB_CELLS - 1) / SLAB_CELLS;
+        pool_run(device->pool, (w.K + SLAB_CELLS - 1) / SLAB_CELLS, pack_slab, &w);
     }
-    pool_run(device->pool, (own_b ? 0 : w.panels) + copies, pack, &w);
     if (own_a || own_b)
         w.cut = cut_gradient(&w);
     else

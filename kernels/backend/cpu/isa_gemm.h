@@ -29,6 +29,51 @@ inline_always vf finish(const struct product *p, struct epilogue e, vf x, long a
     return x;
 }
 
+/* Rows first .. end <= VW of a tile of sums at `row`, `column`, where c is their exponentials. */
+inline_always void exponentials_of(bool whole, bool kept, const struct product *p, const float *sums,
+                                   long row, long first, long end, long column)
+{
+    const struct product own = *p; /* that no store can change */
+    long n = whole ? NR : own.N - column;
+    float of_rows[VW];
+    vf total[VW] = {{0}};
+
+#pragma GCC unroll 2
+    for (long i = first; i < end; i++) {
+        long at = (row + i) * own.c_row + column;
+        vf e[2];
+
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            vf x = (load(sums + i * NR + v * VW) - own.shift[row + i]) * 1.44269504f;
+
+            e[v] = vexp2(vmin(splat(EXP2_MOST), vmax(splat(-EXP2_MOST), x)));
+            if (!whole)
+                e[v] = choose(lanes_below(n - v * VW), e[v], (vf){0});
+        }
+        total[i] = e[0] + e[1];
+        if (kept && whole)
+            store_act_row((act_t *) own.c + at, e[0], e[1]);
+        else if (kept)
+            for (long v = 0; v * VW < n; v++)
+                store_act_n((act_t *) own.c + at + v * VW, e[v], n - v * VW);
+    }
+    store(of_rows, vsums(total));
+    store_n(own.panel_sums + column / NR * own.panel_row + row + first, load_n(of_rows + first, end - first),
+            end - first);
+}
+
+static inline void finish_exponentials(const struct product *p, const float *sums, long row, long first,
+                                       long end, long column)
+{
+    if (p->N - column < NR)
+        exponentials_of(false, p->c, p, sums, row, first, end, column);
+    else if (p->c)
+        exponentials_of(true, true, p, sums, row, first, end, column);
+    else
+        exponentials_of(true, false, p, sums, row, first, end, column);
+}
+
 /*
  * Columns panel * NR .. of K rows of B, from row k on, to a panel [cells of K][NR]; with `sums` it adds to
  * their column sums where the product wants them.
