@@ -10,8 +10,8 @@
  * (backward).
  *
  * Roof: the FMA units, shared with exp.  Measured (Zen 5, one thread, counting the causal half): at head
- * dimension 64 56 % of it forward and 59 % backward in float32, 47 % and 52 % in bf16; at 16 45 % and 51 %,
- * 39 % and 44 %.
+ * dimension 64 55 % of it forward and 60 % backward in float32, 49 % and 53 % in bf16; at 16 47 % and 56 %,
+ * 41 % and 46 %.
  */
 #include "isa_attention.h"
 
