@@ -50,7 +50,8 @@ tlaw_engine: build/kernels/engine/main.o build/libkernels.a
 # tlaw_cuda.so, where there is an nvcc; it loads cuBLASLt itself, when a device is opened.  Machine code for sm_80 and sm_90, PTX for what comes later.
 NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 CUDA_SRCS = $(wildcard kernels/backend/cuda/*.cu)
-CUDA_FLAGS = -std=c++20 -O3 -MMD -MP -Ikernels/backend/cuda -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
+CUDA_LANGUAGE = -std=c++20 -O3 -MMD -MP -Ikernels/backend/cuda
+CUDA_FLAGS = $(CUDA_LANGUAGE) -Xcompiler -fPIC,-fvisibility=hidden,-Wall \
              -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]
 ifneq ($(NVCC),)
 CUDA_LIBRARY = tlaw_cuda.so

@@ -56,8 +56,9 @@ arm64-tests: $(ARM64_TESTS)
 
 # The CUDA backend compiled for the host, beside the test that finds it there; without a C++ compiler: skipped.
 SHIM_OBJS = $(patsubst %,build/regress/cuda_shim/%.o,$(notdir $(CUDA_SRCS) $(wildcard regress/cuda_shim/*.cpp)))
+SHIM_SIZES = -DLOGITS_BYTES=262144 -DGRADIENT_BYTES=1048576 -DLEAST_ROWS=128 -DKNN_TILE=128 -DKNN_ROOM=256
 SHIM_FLAGS = -std=c++20 -O2 -g -fno-strict-aliasing -Wall -Wextra -Wno-sign-compare -Wno-unknown-pragmas -fPIC \
-             -fvisibility=hidden -MMD -MP -Iregress/cuda_shim -DLOGITS_BYTES=262144 -DGRADIENT_BYTES=1048576 -DLEAST_ROWS=128 -DKNN_TILE=128 -DKNN_ROOM=256
+             -fvisibility=hidden -MMD -MP -Iregress/cuda_shim $(SHIM_SIZES)
 SHIM_CHECKS = -fsanitize=alignment -fsanitize-undefined-trap-on-error
 vpath %.cu kernels/backend/cuda regress/kernels
 vpath %.cpp regress/cuda_shim
@@ -75,6 +76,40 @@ build/regress/test_cuda build/regress/test_cuda_knn: private KERNEL_FLAGS += -DN
 else
 build/regress/test_cuda build/regress/test_cuda_knn: private KERNEL_FLAGS += -DNO_CUDA_HERE=1
 endif
+
+# The same with the PTX that nvcc makes of the kernels, run by regress/ptx, in place of what g++ makes of them.
+PTX_TESTS = $(addprefix build/regress/ptx/,test_controls test_fragment test_cuda test_cuda_knn)
+PTX_OBJS = $(patsubst %,build/%.o,$(wildcard regress/ptx/*.cpp))
+vpath %.cu regress/ptx
+build/regress/ptx/%.cpp.o: regress/ptx/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(SHIM_FLAGS) -fwrapv -ffp-contract=off -c $< -o $@
+# __CUDACC__: as nvcc defines it for the host too, where test_fragment.cu leaves out what is no kernel
+build/regress/ptx/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(SHIM_FLAGS) -D__CUDACC__ -c $< -o $@
+build/regress/ptx/%.ptx: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_LANGUAGE) $(SHIM_SIZES) -arch=compute_90 -ptx $< -o $@
+build/regress/ptx/tlaw_cuda.so.ptx: $(patsubst %.cu,build/regress/ptx/%.ptx,$(notdir $(CUDA_SRCS)))
+	cat $^ >$@
+build/regress/ptx/tlaw_cuda.so: $(SHIM_OBJS) $(PTX_OBJS) build/regress/ptx/tlaw_cuda.so.ptx
+	$(CXX) -shared -o $@ $(filter %.o,$^)
+build/regress/ptx/test_cuda build/regress/ptx/test_cuda_knn: build/regress/ptx/%: build/regress/% build/regress/ptx/tlaw_cuda.so
+	cp $< $@
+build/regress/ptx/test_controls build/regress/ptx/test_fragment: %: %.cu.o %.ptx $(PTX_OBJS) $(filter %.cpp.o,$(SHIM_OBJS))
+	$(CXX) -rdynamic -o $@ $(filter %.o,$^)
+
+# make ptx-test: those alone; they are part of make test where there are both compilers.
+ifneq ($(and $(NVCC),$(shell command -v $(CXX))),)
+KERNEL_TESTS += $(PTX_TESTS)
+ptx-test: $(PTX_TESTS)
+	@regress/run_tests.pl build/regress/ptx/
+else
+ptx-test:
+	@echo "1..0 # SKIP no nvcc and g++ to compile the kernels with: give NVCC=the path of one"
+endif
+.PHONY: ptx-test
 
 kernel-tests: $(KERNEL_TESTS)
 
@@ -151,7 +186,7 @@ bench-plateau: build/regress/bench/dimension_plateau
 	@$${TLAW_PYTHON:-python3} regress/bench/dimension_plateau.py $< $(BENCH_ARGS)
 
 C_FILES = $(wildcard extension/*.[ch] kernels/*/*.[ch] kernels/backend/*/*.[ch] kernels/backend/cpu/amx/*.h kernels/backend/cuda/*.cu regress/*/*.[ch] regress/kernels/*.cu \
-                     regress/cuda_shim/*.cpp)
+                     regress/cuda_shim/*.cpp regress/ptx/*.cpp regress/ptx/*.cu)
 format:
 	clang-format -i $(C_FILES)
 

@@ -10,7 +10,7 @@ use warnings;
 use File::Temp qw(tempdir);
 use TAP::Harness;
 
-my @computing = (glob('build/regress/test_*[!.do]'), glob('regress/engine/test_*.py'), 'regress/tap/080_arm64.pl');
+my @computing = (glob('build/regress/test_*[!.do]'), glob('build/regress/ptx/test_*[!dox]'), glob('regress/engine/test_*.py'), 'regress/tap/080_arm64.pl');
 my @serving = ('regress/pg_regress.sh', glob('regress/pgtap/*.sql'), grep { !/arm64/ } glob('regress/tap/*.pl'));
 if (@ARGV) {
     my $wanted = join '|', map { quotemeta } @ARGV;
@@ -25,7 +25,7 @@ sub errors_of { return "$errors/" . $_[0] =~ s{/}{_}gr; }
 sub command_of {
     my (undef, $file) = @_;
     my @command = $file =~ /\.py$/ ? ('python3', $file) : $file =~ /\.pl$/ ? ('perl', '-Iregress/tap', $file)
-        : $file =~ /\.sql$/ ? ('regress/pgtap.sh', $file) : ("./$file");
+        : $file =~ /\.sql$/ ? ('regress/pgtap.sh', $file) : $file =~ m{/ptx/test_cuda$} ? ("./$file", 'few') : ("./$file");
     return ['sh', '-c', 'exec "$@" 2>"$0"', errors_of($file), @command];
 }
 

@@ -4,7 +4,8 @@
 
 #include <cuda_runtime.h>
 
-struct __nv_bfloat16 {
+/* Visible, or templates of it were not (see __global__). */
+struct __attribute__((visibility("default"))) __nv_bfloat16 {
     uint16_t bits;
 };
 struct alignas(4) __nv_bfloat162 {

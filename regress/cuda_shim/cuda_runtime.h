@@ -16,8 +16,9 @@
 #include <string.h>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
-#define __global__
+#define __global__ __attribute__((visibility("default"))) /* regress/ptx finds their names */
 #define __device__
 #define __shared__ static
 #define __launch_bounds__(...)
@@ -199,11 +200,24 @@ cudaError_t cudaMemsetAsync(void *, int value, size_t, cudaStream_t);
 
 /* Whether it is memory of the device, and so many bytes of it. */
 bool shim_is_device(const void *at, size_t bytes);
+/* The allocation that a byte belongs to, as it was asked for; false: none. */
+bool shim_find_block(const void *at, uintptr_t *begin, uintptr_t *end);
 /* What waits for the whole device: fails while any stream is captured. */
 cudaError_t shim_finish_all();
 /* Puts something to do at the end of a stream, or of the graph that is being captured from it. */
 cudaError_t shim_submit(cudaStream_t, const std::function<void()> &task);
-void shim_launch(dim3 blocks, dim3 threads, const std::function<void()> &kernel);
+
+/* A kernel and its arguments, as its PTX takes them (regress/ptx) and as the host calls it (shim.cpp). */
+struct shim_argument {
+    const void *at;
+    size_t bytes;
+};
+struct shim_kernel {
+    const void *function;
+    std::vector<shim_argument> arguments;
+    std::function<void()> call;
+};
+void shim_launch(dim3 blocks, dim3 threads, const struct shim_kernel &kernel);
 
 /* What every device allows; a grid of no blocks is an error as well. */
 static inline bool shim_is_possible(dim3 blocks, dim3 threads)
@@ -233,8 +247,16 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
     if (!shim_is_possible(blocks, threads))
         return cudaErrorInvalidConfiguration;
     std::apply([](auto... argument) { (shim_check_argument(argument), ...); }, arguments);
-    return shim_submit(config->stream,
-                       [=] { shim_launch(blocks, threads, [&] { std::apply(kernel, arguments); }); });
+    return shim_submit(config->stream, [=] {
+        std::apply(
+            [&](const Wanted &...argument) {
+                shim_launch(blocks, threads,
+                            {(const void *) kernel, {{(const void *) &argument, sizeof argument}...}, [&] {
+                                 kernel(argument...);
+                             }});
+            },
+            arguments);
+    });
 }
 
 #endif

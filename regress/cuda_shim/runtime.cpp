@@ -255,7 +255,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
  * fault.  It is of a file named "device", so that /proc/PID/maps shows how much a process holds. */
 struct mapping {
     void *at;
-    size_t size;
+    size_t size, asked;
 };
 static std::map<const void *, mapping> mappings;
 static std::map<const char *, size_t> pinned;
@@ -269,6 +269,19 @@ bool shim_is_device(const void *at, size_t bytes)
         return false;
     const mapping &found = (--after)->second;
     return (const char *) at + bytes <= (const char *) found.at + found.size - sysconf(_SC_PAGESIZE);
+}
+
+bool shim_find_block(const void *at, uintptr_t *begin, uintptr_t *end)
+{
+    holding all(lock);
+    auto after = mappings.upper_bound(at);
+
+    if (after == mappings.begin())
+        return false;
+    --after;
+    *begin = (uintptr_t) after->first;
+    *end = *begin + after->second.asked;
+    return (uintptr_t) at < *end;
 }
 
 cudaError_t cudaMalloc(void **out, size_t bytes)
@@ -286,7 +299,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     mprotect(at + usable, page, PROT_NONE);
     memset(at, 0xff, usable < LARGE ? usable : LARGE);
     *out = at + usable - rounded;
-    mappings[*out] = {at, usable + page};
+    mappings[*out] = {at, usable + page, bytes};
     return cudaSuccess;
 }
 

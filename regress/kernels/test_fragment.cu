@@ -2,26 +2,16 @@
  * The instructions of kernels/backend/cuda/instruction.h, and fragment.h, which is made of them, against
  * which elements CUTLASS says that the lanes of a warp hold (regress/oracle/fragments.py).  In `make test` it
  * is compiled for the host, where the instructions are those of regress/cuda_shim, and what a chip leaves
- * undefined must end the process; in `make gpu-test` for the device.
+ * undefined must end the process; and, where there is nvcc, its PTX is run (regress/ptx); in `make gpu-test`
+ * it is compiled for the device.
  */
 #include "../../kernels/backend/cuda/fragment.h"
 #include "../oracle/fragments.h"
-#include "tap.h"
+#include "launches.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
-#ifndef __CUDACC__
-#include <sys/wait.h>
-#include <unistd.h>
-#endif
-
-#define LD   24 /* elements from row to row of a tile */
-#define MOST 1024
-
-typedef uint32_t word;
-typedef void kernel(word *out, const word *in);
+#define LD 24 /* elements from row to row of a tile */
 
 static uint16_t half_of(const word *registers, int value)
 {
@@ -36,34 +26,6 @@ static uint16_t as_bits(int x)
 
     memcpy(&bits, &value, sizeof bits);
     return (uint16_t) (bits >> 16);
-}
-
-static void check(cudaError_t error)
-{
-    if (error == cudaSuccess)
-        return;
-    printf("Bail out! %s\n", cudaGetErrorString(error));
-    exit(1);
-}
-
-/* out[MOST] = what one warp makes of in[MOST] */
-static void run(kernel *k, word *out, const word *in)
-{
-    cudaLaunchConfig_t config = {};
-    word *device_in, *device_out;
-
-    config.gridDim = 1;
-    config.blockDim = 32;
-    check(cudaStreamCreateWithFlags(&config.stream, cudaStreamNonBlocking));
-    check(cudaMalloc((void **) &device_in, MOST * sizeof(word)));
-    check(cudaMalloc((void **) &device_out, MOST * sizeof(word)));
-    check(cudaMemcpyAsync(device_in, in, MOST * sizeof(word), cudaMemcpyHostToDevice, config.stream));
-    check(cudaLaunchKernelEx(&config, k, device_out, (const word *) device_in));
-    check(cudaMemcpyAsync(out, device_out, MOST * sizeof(word), cudaMemcpyDeviceToHost, config.stream));
-    check(cudaStreamSynchronize(config.stream));
-    check(cudaFree(device_in));
-    check(cudaFree(device_out));
-    check(cudaStreamDestroy(config.stream));
 }
 
 /* ---- the instructions ---- */
@@ -327,28 +289,6 @@ static void copy_not_shared(word *out, const word *in)
 static void copy_without_end(word *, const word *in)
 {
     copy_4(tile[threadIdx.x], in, true);
-}
-
-/* The kernel ends the process, saying `message`. */
-static void check_refusal(kernel *k, const char *message)
-{
-    char said[1000] = "";
-    word words[MOST] = {};
-    ssize_t length;
-    int ends[2], status;
-
-    if (pipe(ends) < 0)
-        exit(1);
-    if (fork() == 0) {
-        dup2(ends[1], STDERR_FILENO);
-        run(k, words, words);
-        _exit(0);
-    }
-    close(ends[1]);
-    length = read(ends[0], said, sizeof said - 1);
-    close(ends[0]);
-    wait(&status);
-    ok(WIFSIGNALED(status) && length > 0 && strstr(said, message), "ends the process: %s", message);
 }
 
 static void check_refusals()
