@@ -6,10 +6,7 @@
 #include "ptx.h"
 
 #include <fstream>
-#include <set>
 #include <sstream>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 typedef std::string str;
@@ -73,7 +70,7 @@ static str upto(const str &text, size_t *at, const char *ends)
     return stripped(text.substr(begin, end - begin));
 }
 
-/* Bytes of ".f32", ".v2" is not a type; 0: not known. */
+/* Bytes of a type; 0: not known. */
 static uint32_t type_size(const str &type)
 {
     static const std::map<str, uint32_t> sizes = {{"b8", 1},  {"u8", 1},  {"s8", 1},  {"b16", 2}, {"u16", 2},
@@ -243,8 +240,13 @@ static void add_address(struct kernel *k, struct instruction *i, const str &text
     str name = stripped(text.substr(0, plus));
     auto parameter = k->parameter_of.find(name);
 
-    if (plus != str::npos)
-        at->offset = strtoll(text.c_str() + plus + 1, NULL, 0);
+    if (plus != str::npos) {
+        char *end;
+
+        at->offset = strtoll(text.c_str() + plus + 1, &end, 0);
+        if (*end)
+            refuse(i->text, "an address that is not known");
+    }
     if (parameter != k->parameter_of.end())
         at->parameter = parameter->second;
     else
@@ -261,10 +263,10 @@ static void add_operand(struct kernel *k, struct instruction *i, const str &text
             add_operand(k, i, one, n_out);
     else if (i->n_out < n_out)
         i->out[i->n_out++] = operand(k, text, i->text);
-    else if (i->n_in < 10)
+    else if (i->n_in < 10 && text != "_")
         i->in[i->n_in++] = operand(k, text, i->text);
     else
-        refuse(i->text, "more operands than are known");
+        refuse(i->text, "an operand that is not known");
 }
 
 /* ---- instructions ---- */
@@ -306,7 +308,7 @@ static void decode_operation(struct kernel *k, struct instruction *i, const str 
         vector = (int) split(inner(operands[packs])).size();
     }
     operation = ptx_operation(name);
-    if (!operation)
+    if (!operation || ((packs || unpacks) && !i->size))
         refuse(i->text, "an instruction that is not known");
     n_out = loads || unpacks ? vector : packs ? 1 : operation->n_out;
     n_in = stores || packs ? vector : unpacks ? 1 : operation->n_in;
@@ -314,6 +316,9 @@ static void decode_operation(struct kernel *k, struct instruction *i, const str 
         add_operand(k, i, one, n_out);
     if (i->n_out != n_out || i->n_in != n_in || (name == "ld.param") != (i->at[0].parameter >= 0))
         refuse(i->text, "operands that are not known");
+    if (i->at[0].parameter >= 0 &&
+        (uint64_t) i->at[0].offset + i->size * (uint32_t) n_out > k->parameters[i->at[0].parameter])
+        refuse(i->text, "beyond the parameter");
     i->run = operation->run;
 }
 
@@ -327,7 +332,7 @@ static void decode_instruction(struct kernel *k, const str &statement,
     i.text = statement;
     if (opcode[0] == '@') {
         i.negated = opcode[1] == '!';
-        i.guard = slot(k, opcode.substr(i.negated ? 2 : 1));
+        i.guard = operand(k, opcode.substr(i.negated ? 2 : 1), statement);
         opcode = word(statement, &at);
     }
     std::vector<str> operands = split(stripped(statement.substr(at)));
