@@ -256,7 +256,7 @@ static void add_address(struct kernel *k, struct instruction *i, const str &text
 /* One operand of the text: an address, or a register, or several in braces; the first n_out are written. */
 static void add_operand(struct kernel *k, struct instruction *i, const str &text, int n_out)
 {
-    if (text[0] == '[')
+    if (text[0] == '[' && i->n_at < 2)
         add_address(k, i, inner(text));
     else if (text[0] == '{')
         for (const str &one : split(inner(text)))
