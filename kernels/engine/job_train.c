@@ -21,9 +21,8 @@
 
 #define PROBE_SECONDS     0.05
 #define SMOOTHING_SECONDS 3.0
-#define NICENESS          10 /* of training: a tenth of a processor that somebody else wants, too */
-#define AUTOGROUP_TRIES   20
-#define AUTOGROUP_US      20000 /* between two */
+#define NICENESS          10  /* of training: a tenth of a processor that somebody else wants, too */
+#define SESSION_SECONDS   0.1 /* between two requests for the session's weight */
 
 /* The trailer of a resume state; sums are of per-step losses in the order of the steps. */
 struct tail {
@@ -51,7 +50,39 @@ struct run {
     bool ahead;   /* the next step has begun */
     double ended; /* engine_now() of the last step's end */
     const char *phase;
+    int niceness;  /* of this process, where it trains on a CPU */
+    int autogroup; /* file of its session's weight, open until that is lowered; or -1 */
+    double asked;  /* engine_now() of the last request for that */
 };
+
+/* ---- processors ---- */
+
+/*
+ * Where Linux weighs sessions before processes (autogroup), the weight of this one is lowered like its
+ * processes'.  Of all processes in the system Linux takes one such request in 0.1 s, so it is made until
+ * then.
+ */
+static void lower_session(struct run *r)
+{
+    double now = engine_now();
+
+    if (r->autogroup < 0 || now - r->asked < SESSION_SECONDS)
+        return;
+    r->asked = now;
+    if (dprintf(r->autogroup, "%d", r->niceness) < 0 && errno == EAGAIN)
+        return;
+    close(r->autogroup);
+    r->autogroup = -1;
+}
+
+/* Training takes what processors others leave: what the server's clients ask comes first.  Before threads
+ * start, which inherit it. */
+static void yield_processors(struct run *r)
+{
+    r->niceness = nice(NICENESS);
+    r->autogroup = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+    lower_session(r);
+}
 
 /* ---- progress ---- */
 
@@ -261,6 +292,7 @@ static void train(struct run *r)
         if (!r->ahead && checkpoint_is_due(r))
             send_state(r);
         report_progress(r);
+        lower_session(r);
     }
 }
 
@@ -370,23 +402,6 @@ static void check_gpu_memory(struct engine *e, const struct tlaw_spec *spec)
                     needed >> 20, spec->device, left >> 20);
 }
 
-/*
- * Training takes what processors others leave: what the server's clients ask comes first.  Before threads
- * start, which inherit it.  Where Linux weighs sessions before processes (autogroup), this one's weight is
- * lowered, too, for which it takes one request in 0.1 s of all processes.
- */
-static void yield_processors(void)
-{
-    int fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
-    int niceness = nice(NICENESS);
-
-    if (fd < 0)
-        return;
-    for (int i = 0; i < AUTOGROUP_TRIES && dprintf(fd, "%d", niceness) < 0 && errno == EAGAIN; i++)
-        usleep(AUTOGROUP_US);
-    close(fd);
-}
-
 void job_train(struct engine *e, const union tlaw_any_message *request)
 {
     const struct tlaw_train_message *m = &request->train;
@@ -395,6 +410,7 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
                     .thread_flops = m->thread_flops,
                     .phase = "train",
                     .loss = NAN,
+                    .autogroup = -1,
                     .checkpoint_seconds = m->checkpoint_seconds};
     char message[TLAW_TEXT_SIZE];
 
@@ -414,7 +430,7 @@ void job_train(struct engine *e, const union tlaw_any_message *request)
     if (m->resume_bytes != 0)
         e->block = engine_receive_chunks(e, m->resume_bytes, "resume_bytes");
     if (!e->serves)
-        yield_processors();
+        yield_processors(&r);
     engine_open_device(e, &m->spec, m->threads);
     check_gpu_memory(e, &m->spec);
     if (r.thread_flops == 0)

@@ -22,8 +22,7 @@ for my $engine (map { $server->training($_) } $one, $two) {
     my $nice = getpriority(0, $server->postmaster) + 10;
     $nice = 19 if $nice > 19;
     is(getpriority(0, $engine), $nice, 'training leaves processors to others that want them');
-    my $session = slurp("/proc/$engine/autogroup");
-    like($session, qr/ nice $nice$|^$/, 'its session likewise, where the system weighs sessions');
+    ok(wait_for(sub { slurp("/proc/$engine/autogroup") =~ / nice $nice$|^$/ }), 'its session likewise, where the system weighs sessions');
 }
 
 # ---- fewer and more workers while runs train ----
@@ -48,10 +47,20 @@ ok(wait_for(sub { running() == 2 }), 'and sees to it that workers run');
 $server->training($one);
 is($server->sql("SELECT attempt FROM tlaw_run WHERE run_id = $one"), $before + 1, 'as one attempt more');
 
+# ---- a run that is cancelled just before it would go back into the queue ----
+
+$server->sql("SELECT tlaw_cancel($two)");
+$server->set('tlaw.max_workers = 0');
+ok(wait_for(sub { $server->states($two) =~ /^cancelled / && $server->states($one) =~ /^queued / }), 'a run that was cancelled is not queued');
+$server->set('tlaw.max_workers = 2');
+$server->sql("SELECT tlaw_retry($two)");
+$server->training($_) for $one, $two;
+
 # ---- a worker that is terminated ----
 
+my $attempts = $server->sql('SELECT sum(attempt) FROM tlaw_run');
 is(terminate(), 2, 'workers are terminated');
-ok(wait_for(sub { $server->sql("SELECT min(attempt) FROM tlaw_run WHERE status = 'running'") > $before + 1 }), 'others go on with their runs');
+ok(wait_for(sub { $server->sql(q{SELECT sum(attempt) FROM tlaw_run WHERE status = 'running'}) eq $attempts + 2 }), 'others go on with their runs');
 $server->training($_) for $one, $two;
 
 # ---- a restart, and the same sweep again ----
