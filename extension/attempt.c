@@ -75,15 +75,6 @@ static struct {
     double thread_flops; /* 0: nothing yet */
 } measured;
 
-/* One statement whose parameters $1, $2 are this run and attempt; returns the rows it processed. */
-static uint64 execute_on_run(struct work *work, int expected, const char *sql)
-{
-    Oid types[] = {INT8OID, INT4OID};
-    Datum values[] = {Int64GetDatum(work->claim.run_id), Int32GetDatum(work->claim.number)};
-
-    return tlaw_execute(expected, sql, 2, types, values, NULL);
-}
-
 /* A stage of the run for a server's log at DEBUG1, by which regress/bench/study.py says where time goes. */
 static void log_stage(const struct work *work, const char *stage)
 {
@@ -105,6 +96,21 @@ bool attempt_end(const struct attempt *attempt, const char *status, const char *
                         4, types, values, error ? "    " : "   n") > 0;
 }
 
+void attempt_requeue(int64 run_id, int32 number, const char *error)
+{
+    Oid types[] = {INT8OID, INT4OID, TEXTOID};
+    Datum values[] = {Int64GetDatum(run_id), Int32GetDatum(number), error ? CStringGetTextDatum(error) : 0};
+
+    tlaw_execute(SPI_OK_SELECT,
+                 "WITH found AS (UPDATE @.tlaw_run"
+                 " SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,"
+                 " finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END,"
+                 " error = coalesce($3, error)"
+                 " WHERE run_id = $1 AND attempt = $2 AND status = 'running' RETURNING run_id, status)"
+                 " SELECT pg_notify('tlaw', run_id || ' cancelled') FROM found WHERE status = 'cancelled'",
+                 3, types, values, error ? "   " : "  n");
+}
+
 /* ---- reports ---- */
 
 /* A number for a statement: NaN is NULL. */
@@ -117,11 +123,14 @@ static void nullable(Datum *value, char *null, double number)
 /* Whether the row is still ours, and whether its owner wants it cancelled.  Between begin and commit. */
 static bool holds_run(struct work *work, bool *cancel)
 {
+    Oid types[] = {INT8OID, INT4OID};
+    Datum values[] = {Int64GetDatum(work->claim.run_id), Int32GetDatum(work->claim.number)};
     bool null;
 
-    if (execute_on_run(work, SPI_OK_SELECT,
-                       "SELECT cancel_requested FROM @.tlaw_run"
-                       " WHERE run_id = $1 AND attempt = $2 AND status = 'running'") == 0)
+    if (tlaw_execute(SPI_OK_SELECT,
+                     "SELECT cancel_requested FROM @.tlaw_run"
+                     " WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
+                     2, types, values, NULL) == 0)
         return false;
     *cancel = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
     return true;
@@ -401,9 +410,9 @@ static void settle_death(struct work *work)
     int failures = progressed ? 0 : work->claim.failures + (charged ? 1 : 0);
     bool failed = charged && failures >= tlaw_max_attempts;
     char *error = psprintf("attempt %d: %s", work->claim.number, work->reason);
-    Oid types[] = {INT8OID, INT4OID, INT4OID, TEXTOID};
+    Oid types[] = {INT8OID, INT4OID, INT4OID};
     Datum values[] = {Int64GetDatum(work->claim.run_id), Int32GetDatum(work->claim.number),
-                      Int32GetDatum(failures), CStringGetTextDatum(error)};
+                      Int32GetDatum(failures)};
 
     tlaw_execute(SPI_OK_UPDATE,
                  "UPDATE @.tlaw_run SET failures = $3, alone = true"
@@ -412,10 +421,7 @@ static void settle_death(struct work *work)
     if (failed)
         attempt_end(&work->claim, "failed", error);
     else
-        tlaw_execute(SPI_OK_UPDATE,
-                     "UPDATE @.tlaw_run SET status = 'queued', error = $4"
-                     " WHERE run_id = $1 AND attempt = $2 AND status = 'running'",
-                     4, types, values, NULL);
+        attempt_requeue(work->claim.run_id, work->claim.number, error);
     ereport(LOG, (errmsg("run " INT64_FORMAT " %s, %s", work->claim.run_id,
                          failed ? "failed" : "is queued again", error)));
 }
@@ -438,9 +444,7 @@ static void settle(struct work *work, enum outcome outcome)
         checkpoint_drop(work->claim.run_id, "resume");
     }
     if (outcome == OUTCOME_RESTART || outcome == OUTCOME_PUT_BACK)
-        execute_on_run(work, SPI_OK_UPDATE,
-                       "UPDATE @.tlaw_run SET status = 'queued'"
-                       " WHERE run_id = $1 AND attempt = $2 AND status = 'running'");
+        attempt_requeue(work->claim.run_id, work->claim.number, NULL);
     worker_commit(&session);
 }
 

@@ -49,6 +49,12 @@ extern bool attempt_interrupted;
  */
 extern bool attempt_end(const struct attempt *attempt, const char *status, const char *error);
 
+/*
+ * Back into the queue, or cancelled where that was asked for meanwhile; error: why, or NULL.  Nothing where
+ * it is not this attempt that runs.  Between worker_begin and worker_commit.
+ */
+extern void attempt_requeue(int64 run_id, int32 number, const char *error);
+
 /* ---- claim.c ---- */
 
 /*

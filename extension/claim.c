@@ -55,16 +55,11 @@ static void requeue_dead(void)
         values[1] = SPI_getbinval(running->vals[i], running->tupdesc, 2, &null);
         if (queue_holds_run(DatumGetInt64(values[0])) || !queue_run_is_idle(DatumGetInt64(values[0])))
             continue;
-        tlaw_execute(
-            SPI_OK_SELECT,
-            "WITH dead AS (SELECT run_id FROM @.tlaw_run"
-            " WHERE run_id = $1 AND attempt = $2 AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED),"
-            " found AS (UPDATE @.tlaw_run r"
-            " SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,"
-            " finished_at = CASE WHEN cancel_requested THEN now() END"
-            " FROM dead WHERE r.run_id = dead.run_id RETURNING r.run_id, r.status)"
-            " SELECT pg_notify('tlaw', run_id || ' cancelled') FROM found WHERE status = 'cancelled'",
-            2, types, values, NULL);
+        if (tlaw_execute(SPI_OK_SELECT,
+                         "SELECT FROM @.tlaw_run WHERE run_id = $1 AND attempt = $2 AND status = 'running'"
+                         " FOR NO KEY UPDATE SKIP LOCKED",
+                         2, types, values, NULL) > 0)
+            attempt_requeue(DatumGetInt64(values[0]), DatumGetInt32(values[1]), NULL);
     }
 }
 

@@ -122,7 +122,7 @@ static bool take_slot(void)
         worker_serve_reload();
         worker_begin(&session);
         slot = queue_take_slot();
-        if (slot >= 0 || !claim_is_possible(MyDatabaseId)) {
+        if (slot >= 0 || tlaw_max_workers == 0 || !claim_is_possible(MyDatabaseId)) {
             waits = false;
             queue_release_wait(true);
         }

@@ -68,9 +68,15 @@ $server->sql("SELECT tlaw_train(${\$server->tiny(100)})", 'other');
 ok(wait_for(sub { $server->workers == 2 }), 'a worker of another database waits');
 is(scalar(() = $server->engines), 1, 'max_workers counts for the whole cluster');
 is($server->sql("SELECT status FROM tlaw_run", 'other'), 'queued', 'its queue waits');
+$server->set('tlaw.max_workers = 0');
+ok(wait_for(sub { !$server->workers }), 'without slots nobody waits for one');
+$server->set('tlaw.max_workers = 1');
 my $next = $server->sql("SELECT tlaw_train(${\$server->tiny(1e9)}, seed => 1)");
+$server->training($long);
+$server->sql("SELECT tlaw_train(${\$server->tiny(100)}, seed => 1)", 'other');
+ok(wait_for(sub { $server->workers == 2 }), 'with one, it is waited for again');
 $server->sql("SELECT tlaw_cancel($long)");
-ok(wait_for(sub { $server->sql("SELECT status FROM tlaw_run", 'other') eq 'done' }), 'for the slot, and gets it when a run ends, though others of its database are queued');
+ok(wait_for(sub { $server->sql("SELECT bool_or(status = 'done') FROM tlaw_run", 'other') eq 't' }), 'for the slot, and gets it when a run ends, though others of its database are queued');
 ok($server->training($next), 'and these have it next');
 $server->stop;
 
