@@ -189,7 +189,8 @@ bool queue_others_wait(void)
 
         found |= tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == WAIT_LOCK &&
                  tag->locktag_field3 == true && tag->locktag_field1 != MyDatabaseId &&
-                 locks->locks[i].holdMask != 0;
+                 locks->locks[i].holdMask != 0 &&
+                 queue_slots_held(tag->locktag_field1) < queue_slots_held(MyDatabaseId);
     }
     pfree(locks->locks);
     pfree(locks);

@@ -29,7 +29,7 @@ extern int queue_slots_held(Oid database);
 /* One worker a database may wait for a slot, and one for a GPU, that workers of other databases hold. */
 extern bool queue_take_wait(bool for_slot);
 extern void queue_release_wait(bool for_slot);
-/* Whether a worker of another database waits for a slot. */
+/* Whether a worker of another database, which holds fewer slots than this one, waits for a slot. */
 extern bool queue_others_wait(void);
 
 /*

@@ -106,7 +106,8 @@ bool worker_has_slot(void)
     return slot >= 0 && slot < tlaw_max_workers;
 }
 
-/* Takes a slot that is free, or becomes free; false: nothing to do, or others of this database do it. */
+/* Takes a slot that is free, or that other databases give back; false: nothing to do, or others of this
+ * database do it. */
 static bool take_slot(void)
 {
     struct tlaw_session session;
@@ -115,7 +116,7 @@ static bool take_slot(void)
     worker_begin(&session);
     slot = queue_take_slot();
     waits = slot < 0 && tlaw_max_workers > 0 && claim_is_possible(MyDatabaseId) &&
-            queue_slots_held(MyDatabaseId) == 0 && queue_take_wait(true);
+            queue_slots_held(MyDatabaseId) < queue_slots_held(InvalidOid) && queue_take_wait(true);
     worker_commit(&session);
     while (slot < 0 && waits) {
         worker_nap(SLOT_MS);
@@ -207,18 +208,17 @@ void tlaw_worker_main(Datum argument)
     pgstat_report_activity(STATE_IDLE, NULL);
     do {
         struct attempt *attempt;
-        bool served = false;
+        bool served = false, yields = false; /* to another database, whose turn it is */
 
         if (!take_slot())
             break;
-        while (worker_has_slot() && !(served && queue_others_wait()) &&
-               (attempt = claim_run(NULL, 0)) != NULL) {
+        while (worker_has_slot() && !yields && (attempt = claim_run(NULL, 0)) != NULL) {
             serve_runs(attempt);
             served = true;
+            yields = queue_others_wait();
         }
         more = release_slot();
-        /* open transactions of users have locked what is queued, or it is the turn of another database */
-        if (more && (!served || queue_others_wait()))
+        if (more && (yields || !served)) /* !served: open transactions of users have locked what is queued */
             worker_nap(2 * SLOT_MS);
     } while (more);
     proc_exit(0);

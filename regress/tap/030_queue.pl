@@ -58,6 +58,13 @@ queue_of_50('preloaded', 1);
 
 # ---- two databases share the slot ----
 
+# Whether a worker of database `other` waits for a slot: by its lock, as workers that find nothing to do come and go.
+sub other_waits {
+    my ($server) = @_;
+    return $server->sql(q{SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                           WHERE locktype = 'advisory' AND objsubid = 5 AND objid = 1 AND datname = 'other'});
+}
+
 my $server = TlawServer->new('tlaw.max_workers = 1');
 $server->corpus;
 $server->sql('CREATE DATABASE other');
@@ -74,10 +81,19 @@ $server->set('tlaw.max_workers = 1');
 my $next = $server->sql("SELECT tlaw_train(${\$server->tiny(1e9)}, seed => 1)");
 $server->training($long);
 $server->sql("SELECT tlaw_train(${\$server->tiny(100)}, seed => 1)", 'other');
-ok(wait_for(sub { $server->workers == 2 }), 'with one, it is waited for again');
+ok(wait_for(sub { other_waits($server) }), 'with one, it is waited for again');
 $server->sql("SELECT tlaw_cancel($long)");
 ok(wait_for(sub { $server->sql("SELECT bool_or(status = 'done') FROM tlaw_run", 'other') eq 't' }), 'for the slot, and gets it when a run ends, though others of its database are queued');
 ok($server->training($next), 'and these have it next');
+$server->set('tlaw.max_workers = 2');
+my ($second, $third) = map { $server->sql("SELECT tlaw_train(${\$server->tiny(1e9)}, seed => $_)") } 2, 3;
+$server->training($second);
+$server->sql("SELECT tlaw_train(${\$server->tiny(100)}, seed => 2)", 'other');
+ok(wait_for(sub { other_waits($server) }), 'of two slots, too, another database waits for one');
+$server->sql("SELECT tlaw_cancel($second)");
+ok($server->training($third), 'which comes back when its runs have ended');
+is($server->sql("SELECT string_agg(DISTINCT status, ',') FROM tlaw_run", 'other'), 'done', 'and not before');
+is($server->status($next), 'running', 'while the other one is not given up');
 $server->stop;
 
 # ---- runs share the processors ----
