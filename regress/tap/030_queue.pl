@@ -58,11 +58,11 @@ queue_of_50('preloaded', 1);
 
 # ---- two databases share the slot ----
 
-# Whether a worker of database `other` waits for a slot: by its lock, as workers that find nothing to do come and go.
-sub other_waits {
-    my ($server) = @_;
-    return $server->sql(q{SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-                           WHERE locktype = 'advisory' AND objsubid = 5 AND objid = 1 AND datname = 'other'});
+# Whether a worker of a database waits for a slot: by its lock, as workers that find nothing to do come and go.
+sub waits {
+    my ($server, $database) = @_;
+    return $server->sql(qq{SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                            WHERE locktype = 'advisory' AND objsubid = 5 AND objid = 1 AND datname = '$database'});
 }
 
 my $server = TlawServer->new('tlaw.max_workers = 1');
@@ -81,19 +81,21 @@ $server->set('tlaw.max_workers = 1');
 my $next = $server->sql("SELECT tlaw_train(${\$server->tiny(1e9)}, seed => 1)");
 $server->training($long);
 $server->sql("SELECT tlaw_train(${\$server->tiny(100)}, seed => 1)", 'other');
-ok(wait_for(sub { other_waits($server) }), 'with one, it is waited for again');
+ok(wait_for(sub { waits($server, 'other') }), 'with one, it is waited for again');
 $server->sql("SELECT tlaw_cancel($long)");
 ok(wait_for(sub { $server->sql("SELECT bool_or(status = 'done') FROM tlaw_run", 'other') eq 't' }), 'for the slot, and gets it when a run ends, though others of its database are queued');
 ok($server->training($next), 'and these have it next');
 $server->set('tlaw.max_workers = 2');
 my ($second, $third) = map { $server->sql("SELECT tlaw_train(${\$server->tiny(1e9)}, seed => $_)") } 2, 3;
 $server->training($second);
-$server->sql("SELECT tlaw_train(${\$server->tiny(100)}, seed => 2)", 'other');
-ok(wait_for(sub { other_waits($server) }), 'of two slots, too, another database waits for one');
+my $others = $server->sql("SELECT tlaw_train(${\$server->tiny(1e9)})", 'other');
+ok(wait_for(sub { waits($server, 'other') }), 'of two slots, too, another database waits for one');
 $server->sql("SELECT tlaw_cancel($second)");
-ok($server->training($third), 'which comes back when its runs have ended');
-is($server->sql("SELECT string_agg(DISTINCT status, ',') FROM tlaw_run", 'other'), 'done', 'and not before');
-is($server->status($next), 'running', 'while the other one is not given up');
+ok(wait_for(sub { $server->sql("SELECT status FROM tlaw_run WHERE run_id = $others", 'other') eq 'running' }), 'and gets it');
+ok(wait_for(sub { waits($server, 'postgres') }), 'which the one that gave it waits for now');
+$server->sql("SELECT tlaw_cancel($others)", 'other');
+ok($server->training($third), 'and gets when no run of the other is left');
+is($server->status($next), 'running', 'while its own go on');
 $server->stop;
 
 # ---- runs share the processors ----
