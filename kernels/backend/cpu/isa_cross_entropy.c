@@ -211,7 +211,7 @@ static void gradients(const struct head *w, const cell *words)
  */
 static long block_rows(long C, long V)
 {
-    long words = 4 * V * C, e = words <= 512L << 10 ? 256L << 10 : words <= 6L << 20 ? 2 * words : HEAD_MOST;
+    long words = 4 * V * C, e = words <= 128L << 10 ? 256L << 10 : words <= 6L << 20 ? 2 * words : HEAD_MOST;
     long rows = e / (V * (long) sizeof(act_t));
 
     return rows > HEAD_ROWS ? rows : HEAD_ROWS;
