@@ -24,28 +24,8 @@
 enum { MAX_ROWS = 128, MAX_SETTINGS = 1000, WEBB_DRAWS = 399, RESAMPLES = 399, ALPHA = 2 };
 static const double level = 0.95;
 
-/* ---- memory of one draw ---- */
-
-static char *arena;
-static size_t arena_used;
 enum { ARENA = 1 << 26 };
-
-static void *arena_allocate(void *argument, size_t bytes)
-{
-    (void) argument;
-    void *start = arena + arena_used;
-    arena_used += (bytes + 15) / 16 * 16;
-    if (arena_used > ARENA)
-        abort();
-    return start;
-}
-
-static void breathe(void *argument)
-{
-    (void) argument;
-}
-
-static const struct tlaw_host host = {arena_allocate, breathe, NULL};
+#include "../kernels/arena.h"
 
 /* ---- settings and their rows ---- */
 

@@ -356,12 +356,10 @@ static void weights(struct run *r, const int *s, int variant)
     struct segment *segments = take(r, sizeof list);
     struct update *update = take(r, sizeof start);
     act *x = in_act(r, (size_t) rows * K);
-    real *w = r->backend->alloc_weights(r->device, n), *values = normals(r, n, 1 / sqrt(K));
+    real *w = in_weights(r, n, 1 / sqrt(K)), *values = normals(r, n, 1 / sqrt(K));
     real *g = in_real(r, n, 1), *m = take(r, n * sizeof(real)), *v = take(r, n * sizeof(real));
 
     (void) variant;
-    r->memory[r->allocated++] = w;
-    r->backend->upload(r->device, w, values, n * sizeof(real));
     r->backend->linear_forward(r->device, NULL, out_real(r, "uploaded", out), NULL, x, w, NULL, rows, K, N);
     r->backend->upload(r->device, segments, &list, sizeof list);
     r->backend->upload(r->device, update, &start, sizeof start);

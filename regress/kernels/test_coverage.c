@@ -18,27 +18,8 @@
 #include "../../kernels/stats/fit_use.h"
 #include "tap.h"
 
-/* Memory of one draw: a bump allocator that is emptied between draws. */
-static char *arena;
-static size_t arena_used;
 enum { ARENA = 1 << 28 };
-
-static void *arena_allocate(void *argument, size_t bytes)
-{
-    (void) argument;
-    void *start = arena + arena_used;
-    arena_used += (bytes + 15) / 16 * 16;
-    if (arena_used > ARENA)
-        abort();
-    return start;
-}
-
-static void breathe(void *argument)
-{
-    (void) argument;
-}
-
-static const struct tlaw_host host = {arena_allocate, breathe, NULL};
+#include "arena.h"
 
 struct design {
     const char *name;

@@ -12,27 +12,8 @@
 #include "../../kernels/stats/fit_use.h"
 #include "tap.h"
 
-/* Memory of one fit: a bump allocator, emptied by hand. */
-static char *arena;
-static size_t arena_used;
-static const size_t arena_size = (size_t) 1 << 30;
-
-static void *arena_allocate(void *argument, size_t bytes)
-{
-    (void) argument;
-    void *start = arena + arena_used;
-    arena_used += (bytes + 15) / 16 * 16;
-    if (arena_used > arena_size)
-        abort();
-    return start;
-}
-
-static void breathe(void *argument)
-{
-    (void) argument;
-}
-
-static const struct tlaw_host host = {arena_allocate, breathe, NULL};
+enum { ARENA = 1 << 30 };
+#include "arena.h"
 
 static double cpu_seconds(void)
 {
@@ -607,7 +588,7 @@ int main(int argc, char **argv)
     const char *folder = getenv("TLAW_REFERENCE");
     size_t n = load_epoch(folder ? folder : "../shared/reference", rows);
 
-    arena = malloc(arena_size);
+    arena = malloc(ARENA);
     if (n > 0) {
         test_minimum(rows, n);
         test_squared(rows, n);

@@ -9,26 +9,7 @@
 #include "../../kernels/stats/svg_axis.h"
 
 enum { ARENA = 1 << 26 };
-
-static char *arena;
-static size_t arena_used;
-
-static void *allocate(void *argument, size_t bytes)
-{
-    (void) argument;
-    char *p = arena + arena_used;
-    arena_used += (bytes + 15) / 16 * 16;
-    if (arena_used > ARENA)
-        abort();
-    return p;
-}
-
-static void breathe(void *argument)
-{
-    (void) argument;
-}
-
-static const struct tlaw_host host = {allocate, breathe, NULL};
+#include "arena.h"
 
 static char *draw(const struct tlaw_svg_figure *figure)
 {

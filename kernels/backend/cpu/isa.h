@@ -360,6 +360,30 @@ inline_always float vlargest(vf x)
 #endif
 }
 
+/* The whole number nearest to x, |x| < 2^22. */
+inline_always vf nearest(vf x)
+{
+#if defined(__AVX512F__)
+    return (vf) _mm512_roundscale_ps((__m512) x, 0);
+#else
+    const float shift = 12582912.0f; /* 1.5 * 2^23: rounds to a whole number kept in the low bits */
+
+    return x + shift - shift;
+#endif
+}
+
+/* x 2^n, where both and n, which is whole, are within what normal numbers allow; NaN stays NaN. */
+inline_always vf times_power(vf x, vf n)
+{
+#if defined(__AVX512F__)
+    return (vf) _mm512_scalef_ps((__m512) x, (__m512) n);
+#else
+    const float shift = 12582912.0f;
+
+    return (vf) ((vi) x + (((vi) (n + shift) - (vi) splat(shift)) << 23));
+#endif
+}
+
 /*
  * e^x for x <= 88: 2^n e^f with |f| <= ln(2)/2 and a polynomial of degree 7 (relative error 1.2e-7); below
  * -87.3 the value there; NaN stays NaN.
@@ -367,13 +391,7 @@ inline_always float vlargest(vf x)
 inline_always vf vexp(vf x)
 {
     x = vmax(splat(-87.3f), x);
-#if defined(__AVX512F__)
-    vf n = (vf) _mm512_roundscale_ps((__m512) (x * 1.44269504f), 0);
-#else
-    const float shift = 12582912.0f; /* 1.5 * 2^23: rounds to a whole number kept in the low bits */
-    vf shifted = x * 1.44269504f + shift, n = shifted - shift;
-#endif
-    vf f = x - n * 0.693359375f;
+    vf n = nearest(x * 1.44269504f), f = x - n * 0.693359375f;
     f = f - n * -2.12194440e-4f;
     vf p = 1.9875691e-4f * f + 1.3981999e-3f;
     p = p * f + 8.3334519e-3f;
@@ -382,11 +400,7 @@ inline_always vf vexp(vf x)
     p = p * f + 0.5f;
     p = p * f + 1.0f;
     p = p * f + 1.0f;
-#if defined(__AVX512F__)
-    return (vf) _mm512_scalef_ps((__m512) p, (__m512) n);
-#else
-    return (vf) ((vi) p + (((vi) shifted - (vi) splat(shift)) << 23));
-#endif
+    return times_power(p, n);
 }
 
 /*
@@ -395,22 +409,12 @@ inline_always vf vexp(vf x)
 #define EXP2_MOST 126.0f
 inline_always vf vexp2(vf x)
 {
-#if defined(__AVX512F__)
-    vf n = (vf) _mm512_roundscale_ps((__m512) x, 0);
-#else
-    const float shift = 12582912.0f; /* as in vexp */
-    vf shifted = x + shift, n = shifted - shift;
-#endif
-    vf f = x - n, p = 1.326472731e-3f * f + 9.671512991e-3f;
+    vf n = nearest(x), f = x - n, p = 1.326472731e-3f * f + 9.671512991e-3f;
     p = p * f + 5.550733581e-2f;
     p = p * f + 2.402224243e-1f;
     p = p * f + 6.931470037e-1f;
     p = p * f + 1.0f;
-#if defined(__AVX512F__)
-    return (vf) _mm512_scalef_ps((__m512) p, (__m512) n);
-#else
-    return (vf) ((vi) p + (((vi) shifted - (vi) splat(shift)) << 23));
-#endif
+    return times_power(p, n);
 }
 
 /*
@@ -426,11 +430,11 @@ inline_always vf vexp2(vf x)
 inline_always vf vexp_act(vf x)
 {
 #ifdef BF16
-    vf n = (vf) _mm512_roundscale_ps((__m512) x, 0), f = x - n; /* no limits: right for any finite x */
+    vf n = nearest(x), f = x - n; /* no limits: right for any finite x */
     vf p = 5.51716695e-2f * f + 2.42611125e-1f;
     p = p * f + 6.93260986e-1f;
     p = p * f + 9.99928073e-1f;
-    return (vf) _mm512_scalef_ps((__m512) p, (__m512) n);
+    return times_power(p, n);
 #else
     return vexp(x);
 #endif
@@ -712,7 +716,7 @@ struct product {
     long panel_row;
 };
 void ISA_NAME(product)(struct device *, const struct product *);
-/* B of that product packed in that scratch, for several products of a B that is not transposed A's. */
+/* B of that product as `packed`, for several products with it; A is not transposed where M <= N. */
 const cell *ISA_NAME(pack_panels)(struct device *, const struct product *, enum scratch);
 
 /* Weights as a product reads them: their copy in bf16 where they have one. */
